@@ -1,0 +1,34 @@
+# Verbs, each a line or two. "make demo" and "make test" are all a newcomer needs.
+GO       ?= go
+VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS   = -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 30s
+PKGS      = ./...
+
+.PHONY: build test check lint fuzz bench demo clean tools
+
+build: ## bin/satchel
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/satchel ./cmd/satchel
+
+test: lint tools ## everything that can pass or fail, with the race detector
+	$(GO) test -race -timeout 20m $(PKGS)
+
+check: test ## the same
+
+lint: ## gofmt, vet, staticcheck, tidy, arrows between packages
+	.ci/lint
+
+tools: ## what the tests need beyond Go; says what is skipped when it cannot be had
+	.ci/tools
+
+fuzz: ## every fuzz target for FUZZTIME each
+	.ci/fuzz $(FUZZTIME)
+
+bench: ## the figures of README, with their commands
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m $(PKGS)
+
+demo: build ## a publisher and five laptops on this machine
+	bin/satchel demo $(TREE) $(NEXT)
+
+clean:
+	rm -rf bin
