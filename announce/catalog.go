@@ -1,0 +1,499 @@
+package announce
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Verdict is what becomes of a document that somebody sent.
+type Verdict int
+
+// Verdicts.
+const (
+	Accept Verdict = iota // new: keep it and pass it on
+	Ignore                // of no use here; the sender is not to blame
+	Reject                // no honest node sends it
+)
+
+// String is the verdict's name.
+func (v Verdict) String() string {
+	if v < Accept || v > Reject {
+		return "unknown"
+	}
+	return [...]string{"accept", "ignore", "reject"}[v]
+}
+
+// Result is a verdict and its reason.
+type Result struct {
+	Verdict      Verdict
+	Reason       string        // in words; empty on Accept
+	Announcement *Announcement // the new release, when one was accepted
+	NeedRoot     bool          // signed under a newer trust root than ours: ask the sender for the chain
+	Equivocation bool          // two releases claim one number
+}
+
+// Head says what a node's catalog holds of one product.
+type Head struct {
+	Product    string
+	Epoch, Seq uint64
+	ID         [20]byte // of the announcement's payload; another one when it may wake, and of both when they equivocate
+	Refused    bool     // two releases claim this number
+}
+
+// Evidence is two valid announcements of one (product, epoch, seq) with different manifests, the smaller ID first.
+type Evidence struct{ A, B []byte } // envelopes
+
+// RootStep is one version of the trust root.
+type RootStep struct {
+	Version  uint64
+	Envelope []byte
+}
+
+// Limits of a catalog.
+const (
+	MaxProducts = 10_000
+	MaxEvidence = 64 // what Evidence returns; more products than that are refused all the same
+)
+
+// Catalog is what one node has accepted. It is deterministic and has one owner.
+type Catalog struct {
+	chain   []*SignedRoot // oldest first, each the successor of the one before
+	entries map[string]*entry
+	digest  *[8]byte // nil: to be computed
+}
+
+// entry is the newest number of one product. What it holds is a function of the set of announcements seen, not
+// of their order: of those with this number first has the smallest id, and second the smallest id among those
+// with another manifest than first's.
+type entry struct {
+	first  *SignedAnnouncement
+	second *SignedAnnouncement // nil, or both are refused
+	wakes  bool                // first may wake, and there is no second
+}
+
+// NewCatalog is an empty catalog: it trusts nobody yet.
+func NewCatalog() *Catalog { return &Catalog{entries: map[string]*entry{}} }
+
+// Root is the newest trust root, nil before Trust.
+func (c *Catalog) Root() *Root {
+	if len(c.chain) == 0 {
+		return nil
+	}
+	return &c.chain[len(c.chain)-1].Root
+}
+
+// RootVersion is the version of Root, 0 for none.
+func (c *Catalog) RootVersion() uint64 {
+	if r := c.Root(); r != nil {
+		return r.Version
+	}
+	return 0
+}
+
+// RootChain is every trust root from the one that a person trusted to the newest.
+func (c *Catalog) RootChain() []RootStep {
+	steps := make([]RootStep, len(c.chain))
+	for i, sr := range c.chain {
+		steps[i] = RootStep{sr.Version, sr.raw}
+	}
+	return steps
+}
+
+// Trust takes a root on a person's word: the first one, or the next of the same chain. The newest one that is
+// here already is no error.
+func (c *Catalog) Trust(data []byte) error {
+	sr, err := ParseRoot(data)
+	if err != nil {
+		return err
+	}
+	if err := VerifyGenesis(sr); err != nil {
+		return err
+	}
+	switch root := c.Root(); {
+	case root == nil:
+	case sr.ID() == c.chain[len(c.chain)-1].ID():
+		return nil
+	case slices.ContainsFunc(c.chain, func(old *SignedRoot) bool { return old.ID() == sr.ID() }):
+		return fmt.Errorf("trust root version %d is older than version %d, which is trusted already", sr.Version, root.Version)
+	default:
+		if err := VerifyRotation(root, sr); err != nil {
+			return err
+		}
+	}
+	c.chain = append(c.chain, sr)
+	c.recheck()
+	return nil
+}
+
+// ForceTrust replaces the whole chain by one root, on a person's word. What that root did not sign is dropped.
+func (c *Catalog) ForceTrust(data []byte) error {
+	sr, err := ParseRoot(data)
+	if err != nil {
+		return err
+	}
+	if err := VerifyGenesis(sr); err != nil {
+		return err
+	}
+	c.chain = []*SignedRoot{sr}
+	c.recheck()
+	return nil
+}
+
+// AddRoot offers the next root of the chain, from anybody.
+func (c *Catalog) AddRoot(data []byte) Result {
+	sr, err := ParseRoot(data)
+	if err != nil {
+		return malformed(err)
+	}
+	root := c.Root()
+	switch {
+	case root == nil:
+		return Result{Verdict: Ignore, Reason: "no trust root here yet"}
+	case sr.Version <= root.Version:
+		return Result{Verdict: Ignore, Reason: "trust root is not newer than ours"}
+	case sr.Version > root.Version+1:
+		return Result{Verdict: Ignore, Reason: "trust root skips a version", NeedRoot: true}
+	}
+	if err := VerifyRotation(root, sr); err != nil {
+		// A mesh of strangers holds other chains too; only a root that claims to follow ours and does not is a lie,
+		// and we cannot tell the two apart.
+		return Result{Verdict: Ignore, Reason: err.Error()}
+	}
+	c.chain = append(c.chain, sr)
+	c.recheck()
+	return Result{Verdict: Accept}
+}
+
+// malformed is the verdict on what does not parse.
+func malformed(err error) Result {
+	if errors.Is(err, ErrTooNew) {
+		return Result{Verdict: Ignore, Reason: err.Error()}
+	}
+	return Result{Verdict: Reject, Reason: err.Error()}
+}
+
+// recheck drops what the newest root no longer covers: revoked keys, older epochs, raised floors.
+func (c *Catalog) recheck() {
+	for product, e := range c.entries {
+		var hold []*SignedAnnouncement
+		for _, sa := range []*SignedAnnouncement{e.first, e.second} {
+			if sa != nil && c.holds(sa) {
+				hold = append(hold, sa)
+			}
+		}
+		if len(hold) == 0 {
+			delete(c.entries, product)
+		} else {
+			c.set(product, hold...)
+		}
+	}
+	c.digest = nil
+}
+
+func (c *Catalog) holds(sa *SignedAnnouncement) bool {
+	v, _ := c.judge(sa)
+	return v == Accept && sa.RootVer <= c.RootVersion()
+}
+
+// set makes the entry of a product from what was verified.
+func (c *Catalog) set(product string, all ...*SignedAnnouncement) {
+	e := &entry{}
+	e.first, e.second = contenders(all...)
+	e.wakes = e.second == nil && c.Root().mayWake(e.first)
+	c.entries[product] = e
+	c.digest = nil
+}
+
+// contenders picks what an entry keeps; of two with one id the earlier argument.
+func contenders(all ...*SignedAnnouncement) (first, second *SignedAnnouncement) {
+	slices.SortStableFunc(all, func(a, b *SignedAnnouncement) int {
+		x, y := a.ID(), b.ID()
+		return bytes.Compare(x[:], y[:])
+	})
+	for _, sa := range all[1:] {
+		if sa.Manifest != all[0].Manifest {
+			return all[0], sa
+		}
+	}
+	return all[0], nil
+}
+
+// rootAt is the trust root of a version, when it is in our chain.
+func (c *Catalog) rootAt(version uint64) *Root {
+	if len(c.chain) == 0 || version < c.chain[0].Version || version > c.RootVersion() {
+		return nil
+	}
+	return &c.chain[version-c.chain[0].Version].Root
+}
+
+// judge checks signatures, under the newest trust root and under the one that sa names. Nobody who knows the
+// latter takes what it does not bear out, so its keys alone decide on blame: a key that came or went since is
+// no reason for honest nodes at different versions to punish each other.
+func (c *Catalog) judge(sa *SignedAnnouncement) (Verdict, error) {
+	root := c.Root()
+	err := root.Verify(sa)
+	named := c.rootAt(sa.RootVer)
+	if named != nil && (err != nil || !sameSigners(named, root, sa.Product)) {
+		if err := named.signed(sa); err != nil {
+			return Reject, err
+		}
+	}
+	if err != nil {
+		return Ignore, err
+	}
+	return Accept, nil
+}
+
+func sameSigners(a, b *Root, product string) bool {
+	x, okA := a.Rule(product)
+	y, okB := b.Rule(product)
+	return okA && okB && x.Threshold == y.Threshold && slices.Equal(x.Keys, y.Keys)
+}
+
+// Add offers an announcement, from anybody. Cheap checks come first: a signature costs an old machine about as
+// much as everything else together. now decides nothing about installing; see Urgent.
+func (c *Catalog) Add(now time.Time, data []byte) Result {
+	sa, err := ParseAnnouncement(data)
+	if err != nil {
+		return malformed(err)
+	}
+	return c.add(sa)
+}
+
+func (c *Catalog) add(sa *SignedAnnouncement) Result {
+	if res, done := c.cheap(sa); done {
+		return res
+	}
+	if v, err := c.judge(sa); err != nil {
+		return Result{Verdict: v, Reason: err.Error()}
+	}
+	e := c.entries[sa.Product]
+	if e == nil || newer(sa, e.first) {
+		c.set(sa.Product, sa)
+		return accepted(sa)
+	}
+	return c.same(e, sa)
+}
+
+func accepted(sa *SignedAnnouncement) Result {
+	a := sa.Announcement
+	return Result{Verdict: Accept, Announcement: &a}
+}
+
+// cheap says what can be said without checking a signature.
+func (c *Catalog) cheap(sa *SignedAnnouncement) (Result, bool) {
+	ignore := func(format string, args ...any) (Result, bool) {
+		return Result{Verdict: Ignore, Reason: fmt.Errorf(format, args...).Error()}, true
+	}
+	root := c.Root()
+	if root == nil {
+		return ignore("no trust root here yet")
+	}
+	if sa.RootVer > root.Version {
+		return Result{Verdict: Ignore, NeedRoot: true,
+			Reason: fmt.Sprintf("signed under trust root version %d, ours is %d", sa.RootVer, root.Version)}, true
+	}
+	if err := root.covers(sa); err != nil {
+		return ignore("%w", err)
+	}
+	e := c.entries[sa.Product]
+	switch {
+	case e == nil && c.full(sa.Product):
+		return ignore("catalog is full with %d products", MaxProducts)
+	case e == nil || newer(sa, e.first):
+	case newer(e.first, sa):
+		return ignore("%s seq %d is older than seq %d, which is here", sa.Product, sa.Seq, e.first.Seq)
+	case e.second == nil && bytes.Equal(sa.raw, e.first.raw):
+		return ignore("%s seq %d is here already", sa.Product, sa.Seq)
+	case e.second != nil:
+		if first, second := contenders(e.first, e.second, sa); first == e.first && second == e.second {
+			return ignore("%s seq %d is refused: two releases claim it", sa.Product, sa.Seq)
+		}
+	}
+	return Result{}, false
+}
+
+// full reports whether there is no room for a new product. Who may publish under a pattern can invent names
+// without end; the products that the trust root itself names find room all the same.
+func (c *Catalog) full(product string) bool {
+	rules := c.Root().Products
+	if len(c.entries)+len(rules) < MaxProducts || len(c.entries) >= MaxProducts {
+		return len(c.entries) >= MaxProducts
+	}
+	reserved := 0
+	for _, r := range rules {
+		if r.Pattern == product {
+			return false
+		}
+		if c.entries[r.Pattern] == nil && ValidProduct(r.Pattern) == nil {
+			reserved++
+		}
+	}
+	return len(c.entries)+reserved >= MaxProducts
+}
+
+func newer(a, b *SignedAnnouncement) bool {
+	return a.Epoch > b.Epoch || (a.Epoch == b.Epoch && a.Seq > b.Seq)
+}
+
+// same judges a verified announcement that has the number of what is here.
+func (c *Catalog) same(e *entry, sa *SignedAnnouncement) Result {
+	if sa.ID() == e.first.ID() { // other signatures: of use only if they make it urgent
+		if e.wakes || !c.Root().mayWake(sa) {
+			return Result{Verdict: Ignore, Reason: "already here with signatures as good"}
+		}
+		c.set(sa.Product, sa)
+		return accepted(sa)
+	}
+	all := []*SignedAnnouncement{e.first, sa}
+	if e.second != nil {
+		all = append(all, e.second)
+	}
+	c.set(sa.Product, all...)
+	switch now := c.entries[sa.Product]; {
+	case now.second != nil:
+		return Result{Verdict: Accept, Equivocation: true,
+			Reason: fmt.Sprintf("two releases claim %s epoch %d seq %d; both are refused until a higher seq", sa.Product, sa.Epoch, sa.Seq)}
+	case now.first == sa: // one release announced twice with other words: all nodes end with the smaller id
+		return accepted(sa)
+	}
+	return Result{Verdict: Ignore, Reason: "the same release is here already"}
+}
+
+// AddEvidence offers two announcements that claim one number, from anybody. Rejected is what is no evidence, or
+// has a document that no honest node sends.
+func (c *Catalog) AddEvidence(a, b []byte) Result {
+	var sas [2]*SignedAnnouncement
+	for i, data := range [][]byte{a, b} {
+		sa, err := ParseAnnouncement(data)
+		if err != nil {
+			return malformed(err)
+		}
+		sas[i] = sa
+	}
+	x, y := sas[0], sas[1]
+	if x.Product != y.Product || x.Epoch != y.Epoch || x.Seq != y.Seq || x.Manifest == y.Manifest {
+		return Result{Verdict: Reject, Reason: "evidence is not two releases that claim one number"}
+	}
+	ra, rb := c.add(x), c.add(y)
+	res := ra
+	if rb.Verdict == Reject || ra.Verdict == Ignore || rb.Equivocation {
+		res = rb
+	}
+	if ra.Verdict == Reject {
+		res = ra
+	}
+	res.NeedRoot = ra.NeedRoot || rb.NeedRoot
+	return res
+}
+
+// Latest returns the newest accepted announcement of a product and its envelope; false when there is none, or
+// when two releases claim the newest number.
+func (c *Catalog) Latest(product string) (Announcement, []byte, bool) {
+	e := c.entries[product]
+	if e == nil || e.second != nil {
+		return Announcement{}, nil, false
+	}
+	return e.first.Announcement, e.first.raw, true
+}
+
+// Urgent reports whether the newest announcement of product may wake sleeping radios: urgent, allowed by the
+// trust root, signed by the wake role, not expired at now.
+func (c *Catalog) Urgent(now time.Time, product string) bool {
+	e := c.entries[product]
+	return e != nil && e.wakes && (e.first.Expires == 0 || now.Unix() < e.first.Expires)
+}
+
+// Heads lists what is here, sorted by product.
+func (c *Catalog) Heads() []Head {
+	heads := make([]Head, 0, len(c.entries))
+	for product, e := range c.entries {
+		heads = append(heads, e.head(product))
+	}
+	slices.SortFunc(heads, func(a, b Head) int { return strings.Compare(a.Product, b.Product) })
+	return heads
+}
+
+// head names what is here. The id also tells a release that may wake from the same one without that signature,
+// or else nodes would not see that they differ and the signature would not spread.
+func (e *entry) head(product string) Head {
+	h := Head{Product: product, Epoch: e.first.Epoch, Seq: e.first.Seq, ID: e.first.ID(), Refused: e.second != nil}
+	switch {
+	case e.second != nil:
+		id := e.second.ID()
+		h.ID = mixed("satchel/evidence/v1\x00", h.ID[:], id[:])
+	case e.wakes:
+		h.ID = mixed("satchel/wake/v1\x00", h.ID[:])
+	}
+	return h
+}
+
+func mixed(domain string, parts ...[]byte) (id [20]byte) {
+	sum := sha256.Sum256(append([]byte(domain), bytes.Join(parts, nil)...))
+	copy(id[:], sum[:])
+	return id
+}
+
+// Evidence lists what equivocates, sorted by product: the first MaxEvidence.
+func (c *Catalog) Evidence() []Evidence {
+	var refused []string
+	for product, e := range c.entries {
+		if e.second != nil {
+			refused = append(refused, product)
+		}
+	}
+	slices.Sort(refused)
+	var out []Evidence
+	for _, product := range refused[:min(len(refused), MaxEvidence)] {
+		e := c.entries[product]
+		out = append(out, Evidence{e.first.raw, e.second.raw})
+	}
+	return out
+}
+
+// Digest names everything here: nodes with equal digests have nothing to tell each other.
+func (c *Catalog) Digest() [8]byte {
+	if c.digest == nil {
+		h := sha256.New()
+		h.Write([]byte("satchel/catalog/v1\x00"))
+		if n := len(c.chain); n > 0 {
+			id := c.chain[n-1].ID()
+			h.Write(binary.BigEndian.AppendUint64(nil, c.chain[n-1].Version))
+			h.Write(id[:])
+		}
+		for _, e := range c.Heads() {
+			h.Write([]byte(e.Product))
+			h.Write([]byte{0})
+			h.Write(binary.BigEndian.AppendUint64(nil, e.Epoch))
+			h.Write(binary.BigEndian.AppendUint64(nil, e.Seq))
+			h.Write(e.ID[:])
+		}
+		c.digest = new([8]byte)
+		copy(c.digest[:], h.Sum(nil))
+	}
+	return *c.digest
+}
+
+// Restore makes a catalog of what was kept. Everything is verified again; what no longer holds is dropped,
+// only a broken chain is an error.
+func Restore(chain [][]byte, announcements [][]byte, evidence []Evidence) (*Catalog, error) {
+	c := NewCatalog()
+	for i, data := range chain {
+		if err := c.Trust(data); err != nil {
+			return nil, fmt.Errorf("trust root %d of %d: %w", i+1, len(chain), err)
+		}
+	}
+	for _, data := range announcements {
+		c.Add(time.Time{}, data)
+	}
+	for _, e := range evidence {
+		c.AddEvidence(e.A, e.B)
+	}
+	return c, nil
+}

@@ -1,0 +1,336 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"satchel/announce"
+)
+
+// protoCatalog is the exchange by which news reaches everyone: whoever connects, resumes or hears a digest
+// that differs asks for what it lacks. Gossip is only faster.
+//
+//	asker                          answerer
+//	HELLO digest, root version ──►
+//	                           ◄── SAME                      nothing to tell
+//	                           ◄── HEAD* END                 what there is
+//	ROOTS from, WANT product*  ──►
+//	                           ◄── ROOT* ANNOUNCEMENT* EVIDENCE* END
+//
+// Every document is verified by the asker's catalog; the exchange itself promises nothing.
+const protoCatalog protocol.ID = "/satchel/catalog/1"
+
+const (
+	frameHello        byte = 1
+	frameAskRoots     byte = 2
+	frameAskProducts  byte = 3
+	frameSame         byte = 16
+	frameHead         byte = 17
+	frameRoot         byte = 18
+	frameAnnouncement byte = 19
+	frameEvidence     byte = 20
+	frameEnd          byte = 21
+)
+
+const (
+	exchangeTimeout  = 30 * time.Second
+	maxHeads         = 10_000
+	maxRootsPerVisit = 64
+	maxCatalogFrame  = 80 << 10 // a root envelope is the largest
+)
+
+// catalogView is what an answerer tells; the node makes it from its catalog.
+type catalogView struct {
+	digest      [8]byte
+	rootVersion uint64
+	heads       []announce.Head
+	roots       []announce.RootStep
+	envelopes   map[string][]byte
+	evidence    []announce.Evidence
+}
+
+// answerExchange answers one asker. It returns the asker's digest, so that the node can ask back.
+func answerExchange(stream network.Stream, view *catalogView) (theirs [8]byte, err error) {
+	defer stream.Close()
+	stream.SetDeadline(time.Now().Add(exchangeTimeout))
+	r := bufio.NewReaderSize(stream, 4<<10)
+	typ, b, err := readFrame(r, maxRequestFrame)
+	if err != nil {
+		return theirs, err
+	}
+	hello := &body{b: b}
+	copy(theirs[:], hello.bytes(8, "digest"))
+	hello.uvarint("root version")
+	if typ != frameHello || hello.err != nil {
+		return theirs, protocolError("catalog exchange begins with frame %d", typ)
+	}
+	w := bufio.NewWriterSize(stream, 32<<10)
+	if theirs == view.digest {
+		w.Write(appendFrame(nil, frameSame, view.digest[:]))
+		return theirs, w.Flush()
+	}
+	w.Write(appendFrame(nil, frameHello, view.digest[:], binary.AppendUvarint(nil, view.rootVersion)))
+	for _, h := range view.heads {
+		w.Write(appendFrame(nil, frameHead, encodeHead(h)))
+	}
+	w.Write(appendFrame(nil, frameEnd))
+	if err := w.Flush(); err != nil {
+		return theirs, err
+	}
+	return theirs, answerWants(r, w, view)
+}
+
+func answerWants(r *bufio.Reader, w *bufio.Writer, view *catalogView) error {
+	for wants := 0; ; wants++ {
+		typ, raw, err := readFrame(r, maxRequestFrame)
+		if err != nil {
+			return err
+		}
+		b := &body{b: raw}
+		switch typ {
+		case frameAskRoots:
+			from := b.uvarint("from")
+			for _, step := range view.roots {
+				if step.Version >= from {
+					w.Write(appendFrame(nil, frameRoot, step.Envelope))
+				}
+			}
+		case frameAskProducts:
+			for b.more() {
+				if env := view.envelopes[string(b.counted("product"))]; env != nil {
+					w.Write(appendFrame(nil, frameAnnouncement, env))
+				}
+			}
+		case frameEnd:
+			for _, e := range view.evidence {
+				w.Write(appendFrame(nil, frameEvidence, binary.AppendUvarint(nil, uint64(len(e.A))), e.A, e.B))
+			}
+			w.Write(appendFrame(nil, frameEnd))
+			return w.Flush()
+		default:
+			return protocolError("catalog request of type %d", typ)
+		}
+		if b.err != nil {
+			return b.err
+		}
+		if wants > maxHeads {
+			return protocolError("more than %d catalog requests", maxHeads)
+		}
+	}
+}
+
+func encodeHead(h announce.Head) []byte {
+	b := binary.AppendUvarint(nil, uint64(len(h.Product)))
+	b = append(b, h.Product...)
+	b = binary.AppendUvarint(b, h.Epoch)
+	b = binary.AppendUvarint(b, h.Seq)
+	return append(b, h.ID[:]...)
+}
+
+func decodeHead(b *body) (h announce.Head, err error) {
+	h.Product = string(b.counted("product"))
+	h.Epoch, h.Seq = b.uvarint("epoch"), b.uvarint("seq")
+	copy(h.ID[:], b.bytes(uint64(len(h.ID)), "id"))
+	if b.err == nil && announce.ValidProduct(h.Product) != nil {
+		return h, protocolError("head of a product with a bad name")
+	}
+	return h, b.err
+}
+
+// visit is what an exchange brought home, unverified.
+type visit struct {
+	same          bool
+	theirs        [8]byte
+	roots         [][]byte
+	announcements [][]byte
+	evidence      []announce.Evidence
+}
+
+// askExchange asks the neighbour at the other end of stream for everything that mine lacks. Roots come first:
+// the caller verifies documents in the order they are in.
+func askExchange(ctx context.Context, stream network.Stream, mine *catalogView) (*visit, error) {
+	stop := context.AfterFunc(ctx, func() { stream.Reset() })
+	defer stop()
+	defer stream.Close()
+	stream.SetDeadline(time.Now().Add(exchangeTimeout))
+	hello := appendFrame(nil, frameHello, mine.digest[:], binary.AppendUvarint(nil, mine.rootVersion))
+	if _, err := stream.Write(hello); err != nil {
+		return nil, err
+	}
+	r := bufio.NewReaderSize(stream, 16<<10)
+	v := &visit{}
+	typ, raw, err := readFrame(r, maxCatalogFrame)
+	if err != nil {
+		return nil, err
+	}
+	b := &body{b: raw}
+	copy(v.theirs[:], b.bytes(8, "digest"))
+	if typ == frameSame {
+		v.same = true
+		return v, b.err
+	}
+	theirRoot := b.uvarint("root version")
+	if typ != frameHello || b.err != nil {
+		return nil, protocolError("catalog answer begins with frame %d", typ)
+	}
+	want, err := readHeads(r, mine)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := stream.Write(encodeWants(mine.rootVersion, theirRoot, want)); err != nil {
+		return nil, err
+	}
+	return v, v.readDocuments(r)
+}
+
+// readHeads returns the products of which the neighbour has something that we have not.
+func readHeads(r *bufio.Reader, mine *catalogView) ([]string, error) {
+	have := make(map[string]announce.Head, len(mine.heads))
+	for _, h := range mine.heads {
+		have[h.Product] = h
+	}
+	var want []string
+	for n := 0; ; n++ {
+		typ, raw, err := readFrame(r, maxCatalogFrame)
+		if err != nil {
+			return nil, err
+		}
+		if typ == frameEnd {
+			return want, nil
+		}
+		if typ != frameHead || n >= maxHeads {
+			return nil, protocolError("catalog frame %d among %d heads", typ, n)
+		}
+		h, err := decodeHead(&body{b: raw})
+		if err != nil {
+			return nil, err
+		}
+		m, ok := have[h.Product]
+		if !ok || h.Epoch > m.Epoch || (h.Epoch == m.Epoch && h.Seq >= m.Seq && h.ID != m.ID) {
+			want = append(want, h.Product)
+		}
+	}
+}
+
+func encodeWants(mine, theirs uint64, products []string) []byte {
+	var out []byte
+	if theirs > mine {
+		out = appendFrame(out, frameAskRoots, binary.AppendUvarint(nil, mine+1))
+	}
+	var b []byte
+	for _, p := range products {
+		b = binary.AppendUvarint(b, uint64(len(p)))
+		b = append(b, p...)
+		if len(b) > maxRequestFrame/2 {
+			out, b = appendFrame(out, frameAskProducts, b), b[:0]
+		}
+	}
+	if len(b) > 0 {
+		out = appendFrame(out, frameAskProducts, b)
+	}
+	return appendFrame(out, frameEnd)
+}
+
+func (v *visit) readDocuments(r *bufio.Reader) error {
+	for {
+		typ, raw, err := readFrame(r, maxCatalogFrame)
+		if err != nil {
+			return err
+		}
+		switch {
+		case typ == frameEnd:
+			return nil
+		case typ == frameRoot && len(v.roots) < maxRootsPerVisit:
+			v.roots = append(v.roots, raw)
+		case typ == frameRoot: // more at the next visit
+		case typ == frameAnnouncement && len(v.announcements) < maxHeads && len(raw) <= announce.MaxEnvelope:
+			v.announcements = append(v.announcements, raw)
+		case typ == frameEvidence && len(v.evidence) < 64:
+			b := &body{b: raw}
+			a := b.counted("evidence")
+			if b.err != nil {
+				return b.err
+			}
+			v.evidence = append(v.evidence, announce.Evidence{A: a, B: b.b})
+		default:
+			return protocolError("catalog frame of type %d, %d bytes", typ, len(raw))
+		}
+	}
+}
+
+// exchanges decides with whom to exchange, and when. It is owned by the node's goroutine.
+type exchanges struct {
+	running map[peer.ID]bool
+	again   map[peer.ID]bool
+	seen    map[peer.ID][2][8]byte // the two digests of the last exchange: nothing to gain while both hold
+}
+
+// exchange asks p for what this node lacks, unless nothing has changed on either side since the last time.
+// theirs is p's digest when it is known. Runs on the node's goroutine.
+func (n *Node) exchange(p peer.ID, theirs *[8]byte) {
+	net := n.net
+	if net == nil {
+		return
+	}
+	mine := n.catalog.Digest()
+	if theirs != nil {
+		n.net.digest(p, *theirs)
+		if *theirs == mine || n.ex.seen[p] == [2][8]byte{mine, *theirs} {
+			return
+		}
+	}
+	if n.ex.running[p] {
+		n.ex.again[p] = true
+		return
+	}
+	n.ex.running[p] = true
+	view := n.view()
+	n.spawn(func(ctx context.Context) {
+		v, err := net.visit(ctx, p, view)
+		n.do(func() { n.visited(p, view, v, err) })
+	})
+}
+
+// visited verifies what an exchange brought and tells others when it was news.
+func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
+	delete(n.ex.running, p)
+	again := n.ex.again[p]
+	delete(n.ex.again, p)
+	if n.net == nil {
+		return
+	}
+	if err != nil {
+		n.log.Debug("catalog exchange failed", slog.String("peer", p.String()), slog.Any("err", err))
+		n.offenceOf(p, err)
+		return
+	}
+	n.net.digest(p, v.theirs)
+	before := n.catalog.Digest()
+	for _, env := range v.roots {
+		if r := n.catalog.AddRoot(env); r.Verdict == announce.Reject {
+			n.offence(p, fmt.Errorf("sending a trust root: %s", r.Reason))
+			return
+		}
+	}
+	for _, env := range v.announcements {
+		n.learn(env, p)
+	}
+	for _, e := range v.evidence {
+		n.catalog.AddEvidence(e.A, e.B)
+	}
+	n.ex.seen[p] = [2][8]byte{n.catalog.Digest(), v.theirs}
+	if n.catalog.Digest() != before {
+		n.catalogChanged(true)
+	}
+	if again {
+		n.exchange(p, nil)
+	}
+}

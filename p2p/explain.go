@@ -1,0 +1,156 @@
+package p2p
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Explain says in sentences why this machine is, or is not, on the newest release of product; of the node as a
+// whole when product is "".
+func (n *Node) Explain(product string) ([]string, error) {
+	s := n.Status()
+	if product == "" {
+		return explainNode(&s), nil
+	}
+	i := slices.IndexFunc(s.Products, func(p ProductStatus) bool { return p.Product == product })
+	if i < 0 {
+		return append([]string{fmt.Sprintf("No release of %s is known here.", product)}, explainUnknown(&s, product)...), nil
+	}
+	out := explainProduct(&s.Products[i])
+	if st := s.Products[i].State; st == StateFetching || st == StateKnown || st == StateNone {
+		out = append(out, explainNeighbours(&s)...)
+	}
+	return out, nil
+}
+
+func explainNode(s *Status) []string {
+	var out []string
+	if s.Root.Version == 0 {
+		out = append(out, `This machine trusts no root yet, so it can believe no announcement. Trust one: "satchel trust ROOT".`)
+	} else {
+		out = append(out, fmt.Sprintf("This machine trusts version %d of a root that covers %s.", s.Root.Version, list(s.Root.Products)))
+	}
+	out = append(out, explainNeighbours(s)...)
+	if len(s.Products) == 0 {
+		out = append(out, "No release is known here yet.")
+	}
+	for i := range s.Products {
+		out = append(out, explainProduct(&s.Products[i])...)
+	}
+	return out
+}
+
+func explainNeighbours(s *Status) []string {
+	if !s.Running {
+		return []string{`No node runs here, so nothing is fetched. Start one: "satchel up".`}
+	}
+	switch n := len(s.Neighbours); {
+	case n == 0 && !s.Node.Discovery:
+		return []string{"No neighbour is connected. Discovery is off, so only peers given with --peer are tried."}
+	case n == 0:
+		return []string{"No neighbour is connected. The node looks for some on every link; another satchel must run on the same network, and the network must let machines speak to each other."}
+	case n == 1:
+		return []string{"One neighbour is connected."}
+	default:
+		return []string{fmt.Sprintf("%d neighbours are connected.", n)}
+	}
+}
+
+func explainUnknown(s *Status, product string) []string {
+	if s.Root.Version == 0 {
+		return []string{`This machine trusts no root yet, so it can believe no announcement. Trust one: "satchel trust ROOT".`}
+	}
+	out := []string{fmt.Sprintf("It is either not published yet, or published under a root that this machine does not trust (its root covers %s).", list(s.Root.Products))}
+	return append(out, explainNeighbours(s)...)
+}
+
+func explainProduct(p *ProductStatus) []string {
+	name := func(r *ReleaseStatus) string { return fmt.Sprintf("%s (seq %d)", r.Version, r.Seq) }
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if p.Newest != nil {
+		say("The newest release of %s that this machine knows is %s.", p.Product, name(p.Newest))
+	}
+	switch p.State {
+	case StateNone:
+		say("%s is followed, but no release of it is known here yet.", p.Product)
+	case StateKnown:
+		if p.Followed || p.Carried {
+			say("Its content is not here yet; it is fetched while a node runs.")
+		} else {
+			say("Nobody here asked for it: follow it with \"satchel follow %s --image DIR\", or carry it.", p.Product)
+		}
+	case StateFetching:
+		out = append(out, explainFetch(p.Fetch)...)
+	case StateStaging:
+		say("Its content is whole and its tree is being laid down beside the live one.")
+	case StateReady:
+		say("It is ready beside the live tree. Make it live with \"satchel apply %s\".", p.Product)
+	case StateActive:
+		say("It is live in %s/current.", p.Image)
+	case StateHeld:
+		say("Its content is whole here and is passed on to neighbours; no image here follows it.")
+	case StateFailed:
+		say("It does not get on: %s.", p.Error)
+		if p.Hint != "" {
+			say("What to do: %s.", p.Hint)
+		}
+		say("It is tried again by itself.")
+	case StateRefused:
+		say("Two different releases of %s are signed with one number. That is a mistake or a stolen key, so both are refused until the publisher makes a newer one.", p.Product)
+	}
+	if p.Live != nil && p.State != StateActive {
+		say("Live is %s.", name(p.Live))
+	}
+	if p.Previous != nil {
+		say("Going back to %s needs no network: \"satchel rollback %s\".", name(p.Previous), p.Product)
+	}
+	return out
+}
+
+func explainFetch(f *FetchStatus) []string {
+	if f == nil || f.Phase == "manifest" {
+		return []string{"Its list of content is being fetched; no neighbour has given it yet."}
+	}
+	out := []string{fmt.Sprintf("%s of %s are still to be fetched; %s were here already.", size(f.BytesNeeded), size(f.BytesTotal), size(f.BytesHad+f.BytesLocal))}
+	switch {
+	case f.EndsInSeconds > 0:
+		out = append(out, fmt.Sprintf("At the present %s a second that takes %s.", size(uint64(f.RateBytes)),
+			(time.Duration(f.EndsInSeconds)*time.Second).Round(time.Second)))
+	case f.BytesNeeded > 0:
+		out = append(out, "Nothing is arriving at the moment: no connected neighbour has what is missing.")
+	}
+	return out
+}
+
+func list(items []string) string {
+	switch len(items) {
+	case 0:
+		return "no product"
+	case 1:
+		if items[0] == "*" {
+			return "all products"
+		}
+		return items[0]
+	}
+	out := items[0]
+	for _, s := range items[1 : len(items)-1] {
+		out += ", " + s
+	}
+	return out + " and " + items[len(items)-1]
+}
+
+// size writes a number of bytes for people, in powers of ten.
+func size(n uint64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprintf("%d B", n)
+	case n < 1_000_000:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	case n < 1_000_000_000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	default:
+		return fmt.Sprintf("%.2f GB", float64(n)/1e9)
+	}
+}

@@ -1,0 +1,333 @@
+package p2p
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"satchel/announce"
+	"satchel/fetch"
+	"satchel/store"
+	"satchel/store/image"
+)
+
+// line is one product that this node follows or carries. Owned by the node's goroutine; its job runs beside.
+//
+//	fetching ──► whole ──► staging ──► ready ──apply──► active
+//	    └──────────┴──────────┴── failed: tried again after a while
+type line struct {
+	product  string
+	dir      string       // image directory; "" when only carried
+	img      *image.Image // nil when dir is "" or cannot be opened
+	job      *job
+	err      error
+	retryAt  time.Time
+	patience time.Duration
+	last     *FetchStatus // of the newest finished fetch
+	lastOf   cid.Cid
+}
+
+// job is the work on one release: a fetch, or laying down a tree.
+type job struct {
+	target  announce.Announcement
+	state   string // StateFetching or StateStaging
+	session *fetch.Session
+	cancel  context.CancelFunc
+	done    chan struct{}
+	ended   bool
+}
+
+const maxRetry = 5 * time.Minute
+
+func (l *line) cancelJob() {
+	if l.job != nil {
+		l.job.cancel()
+	}
+}
+
+// restoreLines reads follows and carries from state.db.
+func (n *Node) restoreLines() {
+	n.db.all("carries", func(pattern string, _ []byte) { n.carries[pattern] = true })
+	n.db.all("follows", func(product string, dir []byte) {
+		l := n.line(product)
+		l.dir = string(dir)
+		n.openImage(l)
+	})
+	n.advanceAll()
+}
+
+func (n *Node) line(product string) *line {
+	l := n.lines[product]
+	if l == nil {
+		l = &line{product: product}
+		if text, ok := n.db.get("fetches", product); ok {
+			var f storedFetch
+			if json.Unmarshal(text, &f) == nil {
+				l.last = &f.FetchStatus
+				l.lastOf, _ = cid.Decode(f.Manifest)
+			}
+		}
+		n.lines[product] = l
+	}
+	return l
+}
+
+// storedFetch is a finished fetch as state.db keeps it.
+type storedFetch struct {
+	Manifest string `json:"manifest"`
+	FetchStatus
+}
+
+func (n *Node) openImage(l *line) {
+	img, err := image.Open(l.dir)
+	if err != nil {
+		n.failLine(l, imageError(l.dir, err))
+		return
+	}
+	l.img, l.err = img, nil
+}
+
+func imageError(dir string, err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return fail(CodeNoSpace, "make room on the disk of "+dir, fmt.Errorf("image %q: %w", dir, err))
+	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES):
+		return fail(CodeReadOnly, "mount it read-write, or follow with an image directory that this user can write", fmt.Errorf("image %q: %w", dir, err))
+	}
+	if CodeOf(err) != "" {
+		return err
+	}
+	return fail(CodeConflict, "", fmt.Errorf("image %q: %w", dir, err))
+}
+
+// carried reports whether a carry pattern covers product.
+func (n *Node) carried(product string) bool {
+	for pattern := range n.carries {
+		if matches(pattern, product) {
+			return true
+		}
+	}
+	return false
+}
+
+// matches reports whether a pattern ("*", "name", "prefix.*") covers product.
+func matches(pattern, product string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(product, prefix)
+	}
+	return pattern == product
+}
+
+// advanceAll looks at every product that somebody here wants.
+func (n *Node) advanceAll() {
+	for _, h := range n.catalog.Heads() {
+		if n.carried(h.Product) {
+			n.line(h.Product)
+		}
+	}
+	for _, l := range n.lines {
+		n.advance(l)
+	}
+}
+
+// advance starts the next step for l, if there is one to take and none is under way.
+func (n *Node) advance(l *line) {
+	target, _, ok := n.catalog.Latest(l.product)
+	if !ok || (l.dir == "" && !n.carried(l.product)) {
+		l.cancelJob()
+		return
+	}
+	if l.job != nil {
+		if l.job.target.Manifest != target.Manifest {
+			l.cancelJob() // something newer: what is on disk already is kept
+		}
+		return
+	}
+	if time.Now().Before(l.retryAt) {
+		return
+	}
+	if !n.db.complete(target.Manifest) {
+		if n.net != nil {
+			n.startFetch(l, target)
+		}
+		return
+	}
+	if l.dir == "" {
+		return
+	}
+	if l.img == nil {
+		if n.openImage(l); l.img == nil {
+			return
+		}
+	}
+	if _, ok := deployed(l.img, target.Manifest); !ok {
+		n.startStage(l, target)
+	}
+}
+
+func deployed(img *image.Image, m cid.Cid) (image.Deployment, bool) {
+	all, err := img.List()
+	if err != nil {
+		return image.Deployment{}, false
+	}
+	for _, d := range all {
+		if d.Release.Manifest == m {
+			return d, true
+		}
+	}
+	return image.Deployment{}, false
+}
+
+// failLine notes why l does not get on and tries again later; each time the wait doubles.
+func (n *Node) failLine(l *line, err error) {
+	l.err = err
+	l.patience = min(max(2*l.patience, 2*time.Second), maxRetry)
+	l.retryAt = time.Now().Add(l.patience)
+	n.log.Warn("product is stuck", slog.String("product", l.product), slog.Any("err", err))
+	n.touch()
+}
+
+// retryLines takes up what failed a while ago.
+func (n *Node) retryLines() {
+	now := time.Now()
+	for _, l := range n.lines {
+		if l.err != nil && l.job == nil && !now.Before(l.retryAt) {
+			n.advance(l)
+		}
+	}
+}
+
+// startJob runs work beside the node's goroutine and finish on it.
+func (n *Node) startJob(l *line, j *job, work func(ctx context.Context) error, finish func(err error)) {
+	parent := n.ctx
+	if n.net != nil {
+		parent = n.net.ctx
+	}
+	ctx, cancel := context.WithCancel(parent)
+	j.cancel, j.done = cancel, make(chan struct{})
+	l.job = j
+	n.touch()
+	n.wg.Add(1)
+	go func() {
+		defer n.wg.Done()
+		err := work(ctx)
+		n.do(func() {
+			l.job = nil
+			j.ended = true
+			finish(err)
+			switch {
+			case err == nil:
+				l.err, l.patience = nil, 0
+			case ctx.Err() == nil:
+				n.failLine(l, err)
+			}
+			n.advance(l)
+			n.touch()
+		})
+		cancel()
+		close(j.done)
+	}()
+}
+
+// startFetch brings a release's content here.
+func (n *Node) startFetch(l *line, target announce.Announcement) {
+	m := target.Manifest
+	if n.sessions[m] != nil { // another product has the very same content under way
+		l.retryAt = time.Now().Add(time.Second)
+		l.err = nil
+		return
+	}
+	srv := n.net.server
+	s := fetch.New(fetch.Config{Store: n.store, Self: n.id.String(), Seed: maphash.String(maphash.MakeSeed(), m.String()), Log: n.log,
+		Release: fetch.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq, Manifest: m,
+			ManifestSize: target.ManifestSize, TotalSize: target.TotalSize},
+		OnHave:  func(h []fetch.Have) { srv.news(m, h, false) },
+		OnBlame: func(peer, reason string) { n.post(func() { n.blame(peer, reason) }) },
+	})
+	n.sessions[m] = s
+	for p, k := range n.net.table.known {
+		if k.connected {
+			n.openAsker(p)
+		}
+	}
+	n.log.Info("fetching", slog.String("product", l.product), slog.String("version", target.Version), slog.Uint64("seq", target.Seq))
+	n.startJob(l, &job{target: target, state: StateFetching, session: s}, func(ctx context.Context) error {
+		return s.Run(ctx)
+	}, func(err error) {
+		delete(n.sessions, m)
+		if r := n.net; r != nil {
+			for _, a := range r.askers {
+				a.detach(m)
+			}
+		}
+		if err == nil {
+			err = n.db.setComplete(m, true)
+		}
+		if err != nil {
+			return
+		}
+		l.last, l.lastOf = fetchStatus(s.Progress()), m
+		n.db.putJSON("fetches", l.product, storedFetch{Manifest: m.String(), FetchStatus: *l.last})
+		srv.news(m, nil, true)
+		n.log.Info("fetched", slog.String("product", l.product), slog.String("version", target.Version),
+			slog.Uint64("bytes", l.last.BytesFetched))
+	})
+}
+
+// startStage lays the release's tree down beside the live one.
+func (n *Node) startStage(l *line, target announce.Announcement) {
+	img := l.img
+	n.startJob(l, &job{target: target, state: StateStaging}, func(ctx context.Context) error {
+		return n.stage(ctx, img, target)
+	}, func(err error) {
+		if err == nil {
+			n.log.Info("release ready", slog.String("product", l.product), slog.String("version", target.Version))
+		}
+		if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrMismatch) {
+			n.db.setComplete(target.Manifest, false) // fetched again, the missing part only
+		}
+	})
+}
+
+func (n *Node) stage(ctx context.Context, img *image.Image, target announce.Announcement) error {
+	m, err := n.store.Manifest(target.Manifest)
+	if err != nil {
+		return fmt.Errorf("reading the manifest: %w", err)
+	}
+	_, err = img.Stage(ctx, image.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq,
+		Version: target.Version, Manifest: target.Manifest}, m, n.store, nil)
+	if errors.Is(err, syscall.ENOSPC) {
+		return fail(CodeNoSpace, `make room, for example with "satchel prune"; staging goes on by itself`, err)
+	}
+	return err
+}
+
+// blame is what a fetch says of a neighbour that lied or stalled.
+func (n *Node) blame(name, reason string) {
+	if n.net == nil {
+		return
+	}
+	for p := range n.net.table.known {
+		if p.String() == name {
+			n.offence(p, errors.New(reason))
+			return
+		}
+	}
+}
+
+func cleanDir(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Clean(abs), nil
+}

@@ -1,0 +1,525 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"satchel/fetch"
+	"satchel/p2p/beacon"
+)
+
+// running is the node's network while it runs: sockets and streams. What is decided is decided by the node's
+// goroutine; this acts.
+type running struct {
+	ctx     context.Context
+	node    *Node
+	host    host.Host
+	gater   *gater
+	gossip  *gossip
+	server  *server
+	beacon  *beacon.Service // nil with discovery off
+	table   *table
+	askers  map[peer.ID]*asker // owned by the node's goroutine
+	opening map[peer.ID]bool
+	digests map[peer.ID][8]byte
+	began   map[peer.ID]time.Time
+	log     *slog.Logger
+
+	mu       sync.Mutex // counters only
+	from, to map[peer.ID]uint64
+}
+
+func (r *running) sentTo(p peer.ID, n int)       { r.mu.Lock(); r.to[p] += uint64(n); r.mu.Unlock() }
+func (r *running) receivedFrom(p peer.ID, n int) { r.mu.Lock(); r.from[p] += uint64(n); r.mu.Unlock() }
+
+func (r *running) counters(p peer.ID) (from, to uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.from[p], r.to[p]
+}
+
+func (r *running) totals() (from, to uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.from {
+		from += n
+	}
+	for _, n := range r.to {
+		to += n
+	}
+	return from, to
+}
+
+func (r *running) digest(p peer.ID, d [8]byte) { r.digests[p] = d }
+
+// visit asks p's catalog for what view lacks.
+func (r *running) visit(ctx context.Context, p peer.ID, view *catalogView) (*visit, error) {
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	stream, err := r.host.NewStream(network.WithNoDial(ctx, "exchange"), p, protoCatalog)
+	if err != nil {
+		return nil, err
+	}
+	return askExchange(ctx, stream, view)
+}
+
+// listen opens the sockets: what the configuration names, or every interface. It prefers the port of the last
+// run, so that neighbours who remember this node find it, and a firewall's rule stays right.
+func (n *Node) listen(h host.Host) error {
+	for _, s := range n.cfg.Listen {
+		a, err := ma.NewMultiaddr(s)
+		if err != nil {
+			return fail(CodeBadInput, "an address looks like /ip4/0.0.0.0/tcp/4001 or /ip6/::/tcp/0", fmt.Errorf("listening on %q: %w", s, err))
+		}
+		if err := h.Network().Listen(a); err != nil {
+			return fail(CodeBadInput, "another program may use that port, or this machine has no such address; choose another with --listen",
+				fmt.Errorf("listening on %s: %w", s, err))
+		}
+	}
+	if len(n.cfg.Listen) > 0 {
+		return nil
+	}
+	last, _ := n.db.get("meta", "port")
+	port, _ := strconv.ParseUint(string(last), 10, 16)
+	var err error
+	for range 8 {
+		if port == 0 {
+			if port, err = freePort(); err != nil {
+				return fmt.Errorf("looking for a free port: %w", err)
+			}
+		}
+		if err = listenEverywhere(h, port, n.cfg.QUIC); err == nil {
+			return n.db.put("meta", "port", strconv.AppendUint(nil, port, 10))
+		}
+		port = 0
+	}
+	return fmt.Errorf("listening: %w", err)
+}
+
+// freePort finds a TCP port that is free for both families.
+func freePort() (uint64, error) {
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return uint64(l.Addr().(*net.TCPAddr).Port), nil
+}
+
+// listenEverywhere listens with one port for both families, because a beacon has room for one. A machine
+// without one of the families is a machine.
+func listenEverywhere(h host.Host, port uint64, withQUIC bool) error {
+	forms := []string{"/ip4/0.0.0.0/tcp/%d", "/ip6/::/tcp/%d"}
+	if withQUIC {
+		forms = append(forms, "/ip4/0.0.0.0/udp/%d/quic-v1", "/ip6/::/udp/%d/quic-v1")
+	}
+	var errs []error
+	for _, form := range forms {
+		a, err := ma.NewMultiaddr(fmt.Sprintf(form, port))
+		if err == nil {
+			err = h.Network().Listen(a)
+		}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			for _, l := range h.Network().ListenAddresses() {
+				h.Network().(*swarm.Swarm).ListenClose(l)
+			}
+			return err
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) == len(forms) {
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+// listenPorts returns the TCP port that other machines of each family can reach, and the QUIC one; 0 is none.
+// Loopback-only listeners have no port for a beacon to tell.
+func listenPorts(h host.Host) (tcp4, tcp6, quicPort uint16) {
+	for _, a := range h.Network().ListenAddresses() {
+		na, err := manet.ToNetAddr(a)
+		switch t := na.(type) {
+		case *net.TCPAddr:
+			if err != nil {
+				continue
+			}
+			if t.IP.To4() != nil {
+				tcp4 = uint16(t.Port)
+			} else {
+				tcp6 = uint16(t.Port)
+			}
+		case *net.UDPAddr:
+			quicPort = uint16(t.Port)
+		}
+	}
+	return
+}
+
+// addresses lists the node's full addresses, the most useful first: global and private, then link-local, then
+// loopback.
+func addresses(h host.Host) []string {
+	type ranked struct {
+		rank int
+		text string
+	}
+	var all []ranked
+	seen := map[string]bool{}
+	add := func(rank int, a ma.Multiaddr) {
+		if s := a.String() + "/p2p/" + h.ID().String(); !seen[s] {
+			seen[s] = true
+			all = append(all, ranked{rank, s})
+		}
+	}
+	for _, l := range h.Network().ListenAddresses() {
+		for _, a := range expand(l) {
+			switch {
+			case manet.IsIPLoopback(a):
+				add(3, a)
+			case manet.IsIP6LinkLocal(a):
+				add(2, a)
+			case a[0].Code() == ma.P_IP4:
+				add(0, a)
+			default:
+				add(1, a)
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b ranked) int { return a.rank - b.rank })
+	out := make([]string, len(all))
+	for i, a := range all {
+		out[i] = a.text
+	}
+	return out
+}
+
+// expand replaces an unspecified listening address by the machine's own, as they are now: libp2p's list is up
+// to a minute old and leaves link-local addresses out.
+func expand(l ma.Multiaddr) []ma.Multiaddr {
+	if !manet.IsIPUnspecified(l) {
+		return []ma.Multiaddr{l}
+	}
+	v4 := l[0].Code() == ma.P_IP4
+	rest := l[1:]
+	var out []ma.Multiaddr
+	ifs, _ := net.Interfaces()
+	for _, i := range ifs {
+		if i.Flags&net.FlagUp == 0 {
+			continue
+		}
+		addrs, _ := i.Addrs()
+		for _, a := range addrs {
+			p, err := netip.ParsePrefix(a.String())
+			if err != nil || p.Addr().Unmap().Is4() != v4 || p.Addr().IsMulticast() {
+				continue
+			}
+			ip := p.Addr().Unmap()
+			text := "/ip4/" + ip.String()
+			if !v4 {
+				text = "/ip6/" + ip.WithZone("").String()
+				if ip.IsLinkLocalUnicast() {
+					text = "/ip6zone/" + i.Name + text
+				}
+			}
+			if m, err := ma.NewMultiaddr(text); err == nil {
+				out = append(out, ma.Join(m, rest))
+			}
+		}
+	}
+	return out
+}
+
+// writeAddrs keeps HOME/addrs true: one full address a line.
+func (n *Node) writeAddrs() error {
+	list := addresses(n.net.host)
+	text := strings.Join(list, "\n") + "\n"
+	if len(list) == 0 {
+		text = ""
+	}
+	old, err := os.ReadFile(n.cfg.Home + "/addrs")
+	if err == nil && string(old) == text {
+		return nil
+	}
+	return writeFile(n.cfg.Home, "addrs", []byte(text), false)
+}
+
+func (n *Node) redialDeaf(deaf []peer.ID) {
+	for _, p := range deaf {
+		n.log.Info("neighbour is deaf to gossip, dialling again", slog.String("peer", p.String()))
+		n.spawn(func(context.Context) { n.net.host.Network().ClosePeer(p) })
+	}
+}
+
+// parsePeer reads a configured peer: a full address with /p2p/ID.
+func parsePeer(s string) (peer.AddrInfo, error) {
+	hint := `copy a line of the other node's HOME/addrs; it looks like /ip4/192.168.1.7/tcp/4001/p2p/12D3Koo…`
+	a, err := ma.NewMultiaddr(strings.TrimSpace(s))
+	if err != nil {
+		return peer.AddrInfo{}, fail(CodeBadInput, hint, fmt.Errorf("reading peer address %q: %w", s, err))
+	}
+	info, err := peer.AddrInfoFromP2pAddr(a)
+	if err != nil || len(info.Addrs) == 0 {
+		return peer.AddrInfo{}, fail(CodeBadInput, hint, fmt.Errorf("peer address %q has no address and /p2p/ id", s))
+	}
+	return *info, nil
+}
+
+// notifee turns connection events into the node's.
+func (n *Node) notifee() *network.NotifyBundle {
+	return &network.NotifyBundle{
+		ConnectedF: func(_ network.Network, c network.Conn) {
+			p, addr, out := c.RemotePeer(), readable(c.RemoteMultiaddr()), c.Stat().Direction == network.DirOutbound
+			n.post(func() { n.connected(p, addr, out) })
+		},
+		DisconnectedF: func(nw network.Network, c network.Conn) {
+			p := c.RemotePeer()
+			n.post(func() {
+				if nw.Connectedness(p) != network.Connected {
+					n.disconnected(p)
+				}
+			})
+		},
+	}
+}
+
+func (n *Node) connected(p peer.ID, addr ma.Multiaddr, outbound bool) {
+	r := n.net
+	if r == nil {
+		return
+	}
+	now := time.Now()
+	first := r.table.known[p] == nil || !r.table.known[p].connected
+	r.table.up(p, addr, outbound, now)
+	if !first {
+		return
+	}
+	r.began[p] = now
+	if k := r.table.known[p]; len(k.addrs) > 0 {
+		n.db.putJSON("peers", p.String(), k.remember())
+	}
+	n.log.Info("neighbour connected", slog.String("peer", p.String()), slog.String("addr", addr.String()))
+	delete(n.ex.seen, p)
+	n.exchange(p, nil)
+	n.openAsker(p)
+	n.touch()
+}
+
+func (n *Node) disconnected(p peer.ID) {
+	r := n.net
+	if r == nil || r.table.known[p] == nil || !r.table.known[p].connected {
+		return
+	}
+	r.table.down(p, time.Now())
+	delete(r.digests, p)
+	delete(r.began, p)
+	n.log.Info("neighbour gone", slog.String("peer", p.String()))
+	n.touch()
+	n.dial()
+}
+
+// dial starts what is due and sets the timer for what is due next.
+func (n *Node) dial() {
+	r := n.net
+	if r == nil {
+		return
+	}
+	now := time.Now()
+	due, next := r.table.dials(now)
+	for _, info := range due {
+		n.spawn(func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+			defer cancel()
+			err := r.connect(ctx, info)
+			n.post(func() {
+				if err != nil {
+					n.log.Debug("dialling failed", slog.String("peer", info.ID.String()), slog.Any("err", err))
+					r.table.failed(info.ID, time.Now())
+				} else if k := r.table.known[info.ID]; k != nil {
+					k.dialling = false
+					// A refused dial may look like success: only a live connection counts.
+					if r.host.Network().Connectedness(info.ID) != network.Connected {
+						r.table.failed(info.ID, time.Now())
+					}
+				}
+				n.dial()
+			})
+		})
+	}
+	n.dialTimer.Reset(max(next.Sub(now), 10*time.Millisecond))
+}
+
+func (r *running) connect(ctx context.Context, info peer.AddrInfo) error {
+	if r.host.Network().Connectedness(info.ID) == network.Connected {
+		return nil
+	}
+	r.host.Peerstore().ClearAddrs(info.ID)
+	return connect(ctx, r.host, info)
+}
+
+// seen takes a beacon. It may be anybody's: all it can do is to make us look at an address, or ask for a
+// catalog that we verify.
+func (n *Node) seen(b beacon.Beacon, from netip.AddrPort, _ string) {
+	p, err := peer.IDFromBytes(b.Node)
+	if err != nil || p == n.id {
+		return
+	}
+	port := b.TCP
+	if port == 0 {
+		return
+	}
+	addr, err := tcpAddr(from.Addr(), port)
+	if err != nil {
+		return
+	}
+	n.post(func() {
+		r := n.net
+		if r == nil {
+			return
+		}
+		r.table.heard(p, addr, "beacon", time.Now())
+		if r.table.known[p].connected {
+			d := b.Digest
+			n.exchange(p, &d)
+			return
+		}
+		n.dial()
+	})
+}
+
+// openAsker opens the stream of requests to p, when a fetch is under way and there is none.
+func (n *Node) openAsker(p peer.ID) {
+	r := n.net
+	if r == nil || len(n.sessions) == 0 || r.opening[p] || r.gater.banned(p) {
+		return
+	}
+	if a := r.askers[p]; a != nil {
+		for m, s := range n.sessions {
+			a.attach(m, s)
+		}
+		return
+	}
+	r.opening[p] = true
+	n.spawn(func(ctx context.Context) {
+		sctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		stream, err := r.host.NewStream(network.WithNoDial(sctx, "fetch"), p, protoBlobs)
+		cancel()
+		if err != nil {
+			n.post(func() { delete(r.opening, p); n.retryAsker(p) })
+			return
+		}
+		a := newAsker(stream, r.receivedFrom, n.log)
+		n.post(func() {
+			delete(r.opening, p)
+			r.askers[p] = a
+			for m, s := range n.sessions {
+				a.attach(m, s)
+			}
+		})
+		err = a.run(ctx)
+		n.post(func() {
+			if r.askers[p] == a {
+				delete(r.askers, p)
+			}
+			n.offenceOf(p, err)
+			n.retryAsker(p)
+		})
+	})
+}
+
+// retryAsker opens the stream again in a while, if it is still of use then.
+func (n *Node) retryAsker(p peer.ID) {
+	r := n.net
+	if r == nil || len(n.sessions) == 0 || r.host.Network().Connectedness(p) != network.Connected {
+		return
+	}
+	n.after(time.Second, func() { n.openAsker(p) })
+}
+
+// offenceOf bans p when err is its fault.
+func (n *Node) offenceOf(p peer.ID, err error) {
+	if errors.Is(err, errProtocol) {
+		n.offence(p, err)
+	}
+}
+
+// offence cuts p off for a while: it did what no honest node does.
+func (n *Node) offence(p peer.ID, why error) {
+	r := n.net
+	if r == nil {
+		return
+	}
+	d := r.gater.ban(p, time.Now())
+	n.log.Warn("neighbour shut out", slog.String("peer", p.String()), slog.Duration("for", d), slog.Any("err", why))
+	n.offences[p] = why.Error()
+	if len(n.offences) > maxBans {
+		clear(n.offences)
+	}
+	n.spawn(func(context.Context) { r.host.Network().ClosePeer(p) })
+	n.touch()
+}
+
+// holdings answers a watcher: what is held here of a manifest.
+func (n *Node) holdings(m cid.Cid) (hm fetch.HaveMap) {
+	n.do(func() {
+		if s := n.sessions[m]; s != nil {
+			hm = s.Holdings()
+		} else if n.db.complete(m) {
+			hm = fetch.HaveMap{All: true, Manifest: true}
+		}
+	})
+	return hm
+}
+
+// rounds is what has to be looked at now and then: deaf neighbours, connections that libp2p dropped silently.
+func (n *Node) rounds() {
+	r := n.net
+	if r == nil {
+		return
+	}
+	now := time.Now()
+	var peers []peer.ID
+	for p, k := range r.table.known {
+		if !k.connected {
+			continue
+		}
+		if r.host.Network().Connectedness(p) != network.Connected {
+			n.disconnected(p)
+			continue
+		}
+		peers = append(peers, p)
+		n.openAsker(p)
+	}
+	n.spawn(func(context.Context) { // pubsub's goroutine may be waiting for ours
+		in := r.gossip.topic.ListPeers()
+		n.post(func() { n.redialDeaf(r.gossip.deaf(now, peers, in)) })
+	})
+	for p, a := range r.askers {
+		if a.idle() && len(n.sessions) == 0 {
+			delete(r.askers, p)
+			a.stream.Reset()
+		}
+	}
+	if err := n.writeAddrs(); err != nil {
+		n.log.Warn("writing HOME/addrs", slog.Any("err", err))
+	}
+}

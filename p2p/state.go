@@ -1,0 +1,301 @@
+package p2p
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	bolt "go.etcd.io/bbolt"
+
+	"satchel/announce"
+)
+
+// state is HOME/state.db: the small things that change. One process writes it. Losing it loses nothing that a
+// person or a neighbour cannot tell again.
+//
+//	roots      version (8 bytes, big endian) → trust root envelope
+//	announced  product → newest accepted envelope
+//	evidence   number → two envelopes that claim one release number
+//	follows    product → image directory
+//	carries    pattern → ""
+//	complete   manifest CID → "" : every blob of it is in the store
+//	fetches    product → the last finished fetch, as FetchStatus
+//	peers      node id → addresses and when it was last seen
+//	meta       "port" → the port of the last run
+type state struct {
+	db *bolt.DB
+}
+
+var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta"}
+
+func openState(home string) (*state, error) {
+	db, err := bolt.Open(filepath.Join(home, "state.db"), 0o600, &bolt.Options{Timeout: 2 * time.Second})
+	if err != nil {
+		return nil, fmt.Errorf("opening state.db: %w", err)
+	}
+	s := &state{db}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, b := range buckets {
+			if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		db.Close()
+		return nil, fmt.Errorf("preparing state.db: %w", err)
+	}
+	return s, nil
+}
+
+func (s *state) close() error { return s.db.Close() }
+
+func (s *state) put(bucket, key string, value []byte) error {
+	if value == nil {
+		value = []byte{}
+	}
+	err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucket)).Put([]byte(key), value) })
+	if err != nil {
+		return fmt.Errorf("writing state.db: %w", err)
+	}
+	return nil
+}
+
+func (s *state) delete(bucket, key string) error {
+	return s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucket)).Delete([]byte(key)) })
+}
+
+func (s *state) get(bucket, key string) (value []byte, ok bool) {
+	s.db.View(func(tx *bolt.Tx) error {
+		if v := tx.Bucket([]byte(bucket)).Get([]byte(key)); v != nil {
+			value, ok = append([]byte{}, v...), true
+		}
+		return nil
+	})
+	return value, ok
+}
+
+func (s *state) all(bucket string, f func(key string, value []byte)) error {
+	return s.db.View(func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte(bucket)).ForEach(func(k, v []byte) error {
+			f(string(k), append([]byte{}, v...))
+			return nil
+		})
+	})
+}
+
+// saveCatalog writes what the catalog holds, in one transaction.
+func (s *state) saveCatalog(c *announce.Catalog) error {
+	return s.db.Update(func(tx *bolt.Tx) error {
+		put := func(bucket string, key, value []byte) error {
+			b := tx.Bucket([]byte(bucket))
+			if old := b.Get(key); string(old) == string(value) {
+				return nil
+			}
+			return b.Put(key, value)
+		}
+		if err := replaceRoots(tx, c.RootChain()); err != nil {
+			return err
+		}
+		for _, h := range c.Heads() {
+			if _, env, ok := c.Latest(h.Product); ok {
+				if err := put("announced", []byte(h.Product), env); err != nil {
+					return err
+				}
+			}
+		}
+		for i, e := range c.Evidence() {
+			v := binary.AppendUvarint(nil, uint64(len(e.A)))
+			v = append(append(v, e.A...), e.B...)
+			if err := put("evidence", binary.BigEndian.AppendUint32(nil, uint32(i)), v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// replaceRoots keeps exactly the chain: a root that a person replaced by an unrelated one must not come back.
+func replaceRoots(tx *bolt.Tx, chain []announce.RootStep) error {
+	b := tx.Bucket([]byte("roots"))
+	n := 0
+	same := true
+	b.ForEach(func(_, v []byte) error {
+		same = same && n < len(chain) && string(chain[n].Envelope) == string(v)
+		n++
+		return nil
+	})
+	if same && n == len(chain) {
+		return nil
+	}
+	if err := tx.DeleteBucket([]byte("roots")); err != nil {
+		return err
+	}
+	b, err := tx.CreateBucket([]byte("roots"))
+	for _, step := range chain {
+		if err == nil {
+			err = b.Put(binary.BigEndian.AppendUint64(nil, step.Version), step.Envelope)
+		}
+	}
+	return err
+}
+
+func (s *state) loadCatalog() (*announce.Catalog, error) {
+	var roots, announced [][]byte
+	var evidence []announce.Evidence
+	s.all("roots", func(_ string, v []byte) { roots = append(roots, v) })
+	s.all("announced", func(_ string, v []byte) { announced = append(announced, v) })
+	s.all("evidence", func(_ string, v []byte) {
+		b := &body{b: v}
+		if a := b.counted("evidence"); b.err == nil {
+			evidence = append(evidence, announce.Evidence{A: a, B: b.b})
+		}
+	})
+	return announce.Restore(roots, announced, evidence)
+}
+
+func (s *state) complete(m cid.Cid) bool {
+	_, ok := s.get("complete", m.String())
+	return ok
+}
+
+func (s *state) setComplete(m cid.Cid, whole bool) error {
+	if whole {
+		return s.put("complete", m.String(), nil)
+	}
+	return s.delete("complete", m.String())
+}
+
+func (s *state) putJSON(bucket, key string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return s.put(bucket, key, b)
+}
+
+// loadIdentity returns the node's key, made at the first start. Losing the file only makes this a new node.
+func loadIdentity(home string) (crypto.PrivKey, error) {
+	file := filepath.Join(home, "identity")
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return makeIdentity(home, file)
+	}
+	if err != nil {
+		return nil, err
+	}
+	text, ok := strings.CutPrefix(strings.TrimSpace(string(b)), identityWord)
+	if !ok {
+		return nil, badIdentity(file, errors.New("not an identity file"))
+	}
+	raw, err := crypto.ConfigDecodeKey(text)
+	if err != nil {
+		return nil, badIdentity(file, err)
+	}
+	key, err := crypto.UnmarshalPrivateKey(raw)
+	if err != nil {
+		return nil, badIdentity(file, err)
+	}
+	return key, nil
+}
+
+const identityWord = "satchel-identity-v1 "
+
+func badIdentity(file string, err error) error {
+	return fail(CodeBadInput, "remove "+file+" and start again: the node then gets a new identity, nothing else is lost",
+		fmt.Errorf("reading the node's identity: %w", err))
+}
+
+func makeIdentity(home, file string) (crypto.PrivKey, error) {
+	key, _, err := crypto.GenerateKeyPair(crypto.Ed25519, -1)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := crypto.MarshalPrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return key, writeFile(home, filepath.Base(file), []byte(identityWord+crypto.ConfigEncodeKey(raw)+"\n"), true)
+}
+
+// writeFile replaces HOME/name as a whole: readers see the old text or the new one.
+func writeFile(home, name string, text []byte, durable bool) error {
+	f, err := os.CreateTemp(home, "."+name+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(text)
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(home, name))
+	}
+	if err == nil && durable {
+		err = syncDir(home)
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// lockHome makes the home when it is missing and takes it for this process.
+func lockHome(home string) (*os.File, error) {
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return nil, homeError(home, err)
+	}
+	f, err := os.OpenFile(filepath.Join(home, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, homeError(home, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		pid := make([]byte, 16)
+		n, _ := f.Read(pid)
+		f.Close()
+		who := "another process"
+		if p := strings.TrimSpace(string(pid[:n])); p != "" {
+			who = "process " + p
+		}
+		return nil, fail(CodeInUse, `stop it with "satchel down", or choose another home with --home`,
+			fmt.Errorf("home %q is in use by %s", home, who))
+	}
+	f.Truncate(0)
+	if _, err := f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0); err != nil {
+		f.Close()
+		return nil, homeError(home, err)
+	}
+	return f, nil
+}
+
+func homeError(home string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EROFS), errors.Is(err, os.ErrPermission):
+		return fail(CodeReadOnly, "choose a home that this user can write with --home DIR or SATCHEL_HOME, or mount it read-write",
+			fmt.Errorf("home %q cannot be written: %w", home, err))
+	case errors.Is(err, syscall.ENOSPC):
+		return fail(CodeNoSpace, `make room on that disk, for example with "satchel prune"`, fmt.Errorf("home %q: %w", home, err))
+	case errors.Is(err, syscall.ENOTDIR):
+		return fail(CodeBadInput, "choose a directory with --home DIR", fmt.Errorf("home %q is not a directory: %w", home, err))
+	}
+	return fmt.Errorf("opening home %q: %w", home, err)
+}

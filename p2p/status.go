@@ -1,0 +1,119 @@
+package p2p
+
+import "time"
+
+// The types of this file are what "satchel status --json" prints and what the control socket answers.
+// Field names are stable: a field may be added, none is renamed or removed. Sizes are bytes, times are
+// RFC 3339 or seconds, a rate is bytes a second.
+
+// Status is one picture of a node, taken at Time.
+type Status struct {
+	Time       time.Time       `json:"time"`
+	Home       string          `json:"home"`
+	Running    bool            `json:"running"` // a node serves this home; false when read without one
+	Node       NodeStatus      `json:"node"`
+	Root       RootStatus      `json:"root"`
+	Neighbours []Neighbour     `json:"neighbours"`
+	Products   []ProductStatus `json:"products"`
+	Store      StoreStatus     `json:"store"`
+}
+
+// NodeStatus is who this node is and what it has moved since it started.
+type NodeStatus struct {
+	ID            string   `json:"id"`
+	PID           int      `json:"pid"`
+	Version       string   `json:"version"`
+	UptimeSeconds int64    `json:"uptime_seconds"`
+	Addrs         []string `json:"addrs"`
+	Catalog       string   `json:"catalog"`        // digest of the catalog, hexadecimal: equal digests know the same
+	BytesSent     uint64   `json:"bytes_sent"`     // content served to neighbours
+	BytesReceived uint64   `json:"bytes_received"` // content fetched from neighbours, duplicates too
+	Discovery     bool     `json:"discovery"`      // looks for neighbours by beacon
+}
+
+// RootStatus is the trust root this home believes; Version 0 is none.
+type RootStatus struct {
+	Version  uint64   `json:"version"`
+	Keys     int      `json:"keys"`
+	Products []string `json:"products"` // name patterns
+}
+
+// Neighbour is a node that this one is connected to.
+type Neighbour struct {
+	ID               string `json:"id"`
+	Addr             string `json:"addr"`
+	Source           string `json:"source"` // beacon, configured, remembered or incoming
+	ConnectedSeconds int64  `json:"connected_seconds"`
+	Catalog          string `json:"catalog"` // same, differs or unknown
+	BytesFrom        uint64 `json:"bytes_from"`
+	BytesTo          uint64 `json:"bytes_to"`
+}
+
+// The states of a product on this machine.
+//
+//	none ──announced──► known ──followed or carried──► fetching ──► staging ──► ready ──apply──► active
+//	                                                      │            │          (carried only: held)
+//	                                                      └── failed ◄─┘   tried again by itself
+const (
+	StateNone     = "none"     // no release known here
+	StateKnown    = "known"    // a release is known, nobody asked for its content
+	StateFetching = "fetching" // content is on its way
+	StateStaging  = "staging"  // content is whole, the tree is being laid down
+	StateReady    = "ready"    // the newest release is staged beside the live one
+	StateActive   = "active"   // the newest release is live
+	StateHeld     = "held"     // carried: content is whole here, no image follows it
+	StateFailed   = "failed"   // see Error and Hint; tried again by itself
+	StateRefused  = "refused"  // two releases claim one number: neither is taken
+)
+
+// ProductStatus is one product as this machine sees it.
+type ProductStatus struct {
+	Product  string         `json:"product"`
+	State    string         `json:"state"`
+	Followed bool           `json:"followed"`
+	Carried  bool           `json:"carried"`
+	Image    string         `json:"image,omitempty"`
+	Newest   *ReleaseStatus `json:"newest,omitempty"`   // newest accepted announcement
+	Ready    *ReleaseStatus `json:"ready,omitempty"`    // staged and newer than live
+	Live     *ReleaseStatus `json:"live,omitempty"`     // what IMAGE/current shows
+	Previous *ReleaseStatus `json:"previous,omitempty"` // what rollback goes back to
+	Fetch    *FetchStatus   `json:"fetch,omitempty"`    // the fetch of Newest, while it runs and after
+	Error    string         `json:"error,omitempty"`
+	Hint     string         `json:"hint,omitempty"`
+}
+
+// ReleaseStatus names one release. Version is for people; only (Epoch, Seq) orders releases.
+type ReleaseStatus struct {
+	Version      string `json:"version"`
+	Epoch        uint64 `json:"epoch"`
+	Seq          uint64 `json:"seq"`
+	Manifest     string `json:"manifest"`
+	ManifestSize uint64 `json:"manifest_size,omitempty"`
+	TotalSize    uint64 `json:"total_size,omitempty"`
+	Urgent       bool   `json:"urgent,omitempty"`
+	Issued       int64  `json:"issued,omitempty"`
+	Deployment   string `json:"deployment,omitempty"`
+}
+
+// FetchStatus is what a fetch moves. Total = Had + Needed; what is needed comes from Local copies or is Fetched.
+type FetchStatus struct {
+	Phase          string            `json:"phase"` // manifest, lists, local, chunks or done
+	BytesTotal     uint64            `json:"bytes_total"`
+	BytesHad       uint64            `json:"bytes_had"`       // whole blobs that were here before
+	BytesLocal     uint64            `json:"bytes_local"`     // chunks copied from other blobs here
+	BytesNeeded    uint64            `json:"bytes_needed"`    // still to be fetched
+	BytesFetched   uint64            `json:"bytes_fetched"`   // from neighbours, verified
+	BytesDuplicate uint64            `json:"bytes_duplicate"` // arrived twice, dropped
+	BytesCorrupt   uint64            `json:"bytes_corrupt"`   // failed verification, dropped
+	BytesDocuments uint64            `json:"bytes_documents"` // manifest and chunk lists among the fetched
+	BytesBySource  map[string]uint64 `json:"bytes_by_source"` // fetched, by node id
+	RateBytes      float64           `json:"rate_bytes_per_second"`
+	EndsInSeconds  float64           `json:"ends_in_seconds,omitempty"` // at the present rate; absent when unknown
+}
+
+// StoreStatus is what the store takes and what is left on its disk.
+type StoreStatus struct {
+	Blobs     int    `json:"blobs"`
+	Bytes     uint64 `json:"bytes"`
+	FreeBytes uint64 `json:"free_bytes"`
+}

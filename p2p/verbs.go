@@ -1,0 +1,685 @@
+package p2p
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"satchel/announce"
+	"satchel/fetch"
+	"satchel/store"
+	"satchel/store/image"
+	"satchel/store/manifest"
+)
+
+// Trust makes the node believe a trust root. Without force it must be the first one, the one that is trusted
+// already, or a later version of the same chain.
+func (n *Node) Trust(rootEnvelope []byte, force bool) error {
+	return n.call(func() error {
+		trust := n.catalog.Trust
+		if force {
+			trust = n.catalog.ForceTrust
+		}
+		if err := trust(rootEnvelope); err != nil {
+			return fail(CodeRefused, `check the file with "satchel root show FILE"; to replace the trust of this machine altogether use --force`,
+				fmt.Errorf("trusting the root: %w", err))
+		}
+		clear(n.ex.seen) // what nobody could verify a moment ago may be good now
+		n.catalogChanged(true)
+		return nil
+	})
+}
+
+// call runs f on the node's goroutine.
+func (n *Node) call(f func() error) (err error) {
+	err = fail(CodeOffline, "start it again", errors.New("the node has stopped"))
+	n.do(func() { err = f() })
+	return err
+}
+
+// Follow keeps the image directory dir on the newest release of product. An image has one product.
+func (n *Node) Follow(product, dir string) error {
+	if err := announce.ValidProduct(product); err != nil {
+		return fail(CodeBadInput, "a product is named like xo-os or lessons.maths", err)
+	}
+	dir, err := cleanDir(dir)
+	if err != nil {
+		return err
+	}
+	return n.call(func() error {
+		for _, l := range n.lines {
+			if l.dir == dir && l.product != product {
+				return fail(CodeConflict, "give each product an image directory of its own",
+					fmt.Errorf("image %q already follows %s", dir, l.product))
+			}
+		}
+		l := n.line(product)
+		if l.dir == dir && l.img != nil {
+			return nil
+		}
+		img, err := image.Open(dir)
+		if err != nil {
+			return imageError(dir, err)
+		}
+		n.dropImage(l)
+		l.dir, l.img, l.err, l.retryAt = dir, img, nil, time.Time{}
+		if err := n.db.put("follows", product, []byte(dir)); err != nil {
+			return err
+		}
+		n.advance(l)
+		n.touch()
+		return nil
+	})
+}
+
+func (n *Node) dropImage(l *line) {
+	l.cancelJob()
+	if l.img != nil {
+		if j := l.job; j != nil && j.state == StateStaging {
+			img := l.img
+			n.spawn(func(context.Context) { <-j.done; img.Close() })
+		} else {
+			l.img.Close()
+		}
+	}
+	l.img, l.dir = nil, ""
+}
+
+// Unfollow leaves the image as it is and follows no longer.
+func (n *Node) Unfollow(product string) error {
+	return n.call(func() error {
+		l := n.lines[product]
+		if l == nil || l.dir == "" {
+			return fail(CodeNotFound, `"satchel status" lists what is followed`, fmt.Errorf("%s is not followed", product))
+		}
+		n.dropImage(l)
+		l.err = nil
+		if err := n.db.delete("follows", product); err != nil {
+			return err
+		}
+		n.advance(l)
+		n.touch()
+		return nil
+	})
+}
+
+// Carry stores and passes on every product that pattern covers: "name", "prefix.*" or "*".
+func (n *Node) Carry(pattern string) error {
+	if err := announce.ValidPattern(pattern); err != nil {
+		return fail(CodeBadInput, `a pattern looks like xo-os, lessons.* or *`, err)
+	}
+	return n.call(func() error {
+		if err := n.db.put("carries", pattern, nil); err != nil {
+			return err
+		}
+		n.carries[pattern] = true
+		n.advanceAll()
+		n.touch()
+		return nil
+	})
+}
+
+// Uncarry ends Carry; "satchel prune" then removes what nobody needs.
+func (n *Node) Uncarry(pattern string) error {
+	return n.call(func() error {
+		if !n.carries[pattern] {
+			return fail(CodeNotFound, `"satchel carry" lists the patterns`, fmt.Errorf("%s is not carried", pattern))
+		}
+		delete(n.carries, pattern)
+		if err := n.db.delete("carries", pattern); err != nil {
+			return err
+		}
+		n.advanceAll()
+		n.touch()
+		return nil
+	})
+}
+
+// Carries lists the patterns.
+func (n *Node) Carries() (patterns []string) {
+	n.do(func() {
+		for p := range n.carries {
+			patterns = append(patterns, p)
+		}
+	})
+	slices.Sort(patterns)
+	return patterns
+}
+
+// NextRelease is what a publisher must know to sign the next release of a product.
+type NextRelease struct {
+	RootVersion uint64   `json:"root_version"`
+	Epoch       uint64   `json:"epoch"`
+	Seq         uint64   `json:"seq"`
+	Keys        []string `json:"keys"` // ids of the keys that may sign, hexadecimal
+	Threshold   int      `json:"threshold"`
+	MayWake     bool     `json:"may_wake"`
+	Floor       uint64   `json:"floor"`
+}
+
+// Next says under which numbers the next release of product goes.
+func (n *Node) Next(product string) (next NextRelease, err error) {
+	if err := announce.ValidProduct(product); err != nil {
+		return next, fail(CodeBadInput, "a product is named like xo-os or lessons.maths", err)
+	}
+	err = n.call(func() error {
+		root := n.catalog.Root()
+		if root == nil {
+			return errNoRoot()
+		}
+		rule, ok := root.Rule(product)
+		if !ok {
+			return fail(CodeRefused, `add it with "satchel root new --product PATTERN", or publish under a name that the root covers`,
+				fmt.Errorf("trust root version %d has no rule for product %s", root.Version, product))
+		}
+		next = NextRelease{RootVersion: root.Version, Epoch: rule.Epoch, Seq: max(1, rule.Floor), Threshold: rule.Threshold,
+			MayWake: rule.MayWake, Floor: rule.Floor}
+		for _, id := range rule.Keys {
+			next.Keys = append(next.Keys, id.String())
+		}
+		for _, h := range n.catalog.Heads() { // also a refused head uses its number up
+			if h.Product == product && h.Epoch == rule.Epoch {
+				next.Seq = max(next.Seq, h.Seq+1)
+			}
+		}
+		return nil
+	})
+	return next, err
+}
+
+func errNoRoot() error {
+	return fail(CodeNoRoot, `trust one first: "satchel trust ROOT"; a publisher makes one with "satchel root new"`,
+		errors.New("this home trusts no root yet"))
+}
+
+// Announce takes in a release that was made here: its content must be in the store.
+func (n *Node) Announce(envelope []byte) error {
+	sa, err := announce.ParseAnnouncement(envelope)
+	if err != nil {
+		return fail(CodeRefused, "make a new one with \"satchel publish\"", fmt.Errorf("reading the announcement: %w", err))
+	}
+	if err := n.checkWhole(sa.Announcement.Manifest); err != nil {
+		return err
+	}
+	return n.call(func() error {
+		if n.catalog.Root() == nil {
+			return errNoRoot()
+		}
+		res := n.catalog.Add(time.Now(), envelope)
+		switch {
+		case res.Equivocation:
+			n.catalogChanged(true)
+			return fail(CodeEquivocal, "publish again with the next seq: a higher one heals it", errors.New(res.Reason))
+		case res.Verdict == announce.Reject, res.NeedRoot:
+			return fail(CodeRefused, `"satchel root show" says which keys may sign`, fmt.Errorf("announcement refused: %s", res.Reason))
+		case res.Verdict == announce.Ignore:
+			return fail(CodeOlder, "leave --seq out to take the next number", fmt.Errorf("announcement not taken: %s", res.Reason))
+		}
+		if err := n.db.setComplete(sa.Announcement.Manifest, true); err != nil {
+			return err
+		}
+		n.catalogChanged(true)
+		if r := n.net; r != nil {
+			n.spawn(func(ctx context.Context) {
+				if err := r.gossip.publish(ctx, envelope); err != nil {
+					n.log.Debug("gossiping", slog.Any("err", err))
+				}
+			})
+		}
+		return nil
+	})
+}
+
+// checkWhole makes sure that a release's content is here.
+func (n *Node) checkWhole(c cid.Cid) error {
+	m, err := n.store.Manifest(c)
+	if err != nil {
+		return fail(CodeNotFound, "publish the tree into this home first", fmt.Errorf("reading the manifest: %w", err))
+	}
+	for _, b := range m.Blobs() {
+		if !n.store.Has(b.CID) {
+			return fail(CodeNotFound, "publish the tree again", fmt.Errorf("blob %s of the release is not in the store", b.CID))
+		}
+	}
+	return nil
+}
+
+// Wait returns when the release seq of product (0: the newest known, and at least one) or a newer one is
+// staged (StateReady) or live (StateActive), or when ctx ends.
+func (n *Node) Wait(ctx context.Context, product string, seq uint64, state string) (ProductStatus, error) {
+	for {
+		changed := n.Changed()
+		ps := n.productStatus(product)
+		if reached(ps, seq, state) {
+			return ps, nil
+		}
+		select {
+		case <-ctx.Done():
+			return ps, fail(CodeTimeout, `"satchel explain `+product+`" says why`, fmt.Errorf("waiting for %s: it is %s", product, ps.State))
+		case <-n.ended:
+			return ps, fail(CodeOffline, "start the node again with \"satchel up\"", errors.New("the node has stopped"))
+		case <-changed:
+		}
+	}
+}
+
+func reached(ps ProductStatus, seq uint64, state string) bool {
+	at := func(r *ReleaseStatus) bool {
+		if r == nil || ps.Newest == nil {
+			return false
+		}
+		if seq == 0 {
+			return r.Manifest == ps.Newest.Manifest
+		}
+		return r.Epoch > ps.Newest.Epoch || (r.Epoch == ps.Newest.Epoch && r.Seq >= seq)
+	}
+	if state == StateActive {
+		return at(ps.Live)
+	}
+	return at(ps.Live) || at(ps.Ready) || (ps.State == StateHeld && at(ps.Newest))
+}
+
+// Apply makes the staged newest release live. It needs no network.
+func (n *Node) Apply(ctx context.Context, product string) (ReleaseStatus, error) {
+	if err := n.stageNow(ctx, product); err != nil {
+		return ReleaseStatus{}, err
+	}
+	var out ReleaseStatus
+	err := n.call(func() error {
+		l, img, err := n.followed(product)
+		if err != nil {
+			return err
+		}
+		target, _, _ := n.catalog.Latest(product)
+		d, ok := deployed(img, target.Manifest)
+		if !ok {
+			return n.notReady(l, "nothing newer is staged for "+product)
+		}
+		if live, ok := img.Live(); !ok || live.ID != d.ID {
+			if err := img.Activate(d.ID); err != nil {
+				return fmt.Errorf("activating %s: %w", d.ID, imageError(l.dir, err))
+			}
+			n.log.Info("release live", slog.String("product", product), slog.String("version", d.Release.Version))
+		}
+		out = *n.release1(d)
+		n.touch()
+		return nil
+	})
+	return out, err
+}
+
+// stageNow lays down a release whose content is whole but which no running job has staged yet, as when no
+// node runs.
+func (n *Node) stageNow(ctx context.Context, product string) error {
+	for {
+		var j *job
+		n.do(func() {
+			if l := n.lines[product]; l != nil {
+				l.retryAt = time.Time{}
+				n.advance(l)
+				j = l.job
+			}
+		})
+		if j == nil || j.state != StateStaging {
+			return nil
+		}
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+			return fail(CodeTimeout, "try again", fmt.Errorf("staging %s: %w", product, ctx.Err()))
+		}
+		var err error
+		n.do(func() { err = n.lines[product].err })
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (n *Node) followed(product string) (*line, *image.Image, error) {
+	l := n.lines[product]
+	if l == nil || l.dir == "" {
+		return nil, nil, fail(CodeNotFound, "follow it first: satchel follow "+product+" --image DIR", fmt.Errorf("%s is not followed", product))
+	}
+	if l.img == nil {
+		if n.openImage(l); l.img == nil {
+			return nil, nil, l.err
+		}
+	}
+	return l, l.img, nil
+}
+
+func (n *Node) notReady(l *line, text string) error {
+	hint := `"satchel explain ` + l.product + `" says what it waits for`
+	if l.err != nil {
+		return fail(CodeNotReady, hint, fmt.Errorf("%s: %w", text, l.err))
+	}
+	return fail(CodeNotReady, hint, errors.New(text))
+}
+
+// Rollback makes the previous deployment live again. It needs no network.
+func (n *Node) Rollback(_ context.Context, product string) (out ReleaseStatus, err error) {
+	err = n.call(func() error {
+		l, img, err := n.followed(product)
+		if err != nil {
+			return err
+		}
+		d, err := img.Rollback()
+		if errors.Is(err, image.ErrNoPrevious) {
+			return fail(CodeNotReady, "a deployment is kept from the second apply on", fmt.Errorf("%s has no previous deployment", product))
+		}
+		if err != nil {
+			return fmt.Errorf("rolling back %s: %w", product, imageError(l.dir, err))
+		}
+		n.log.Info("rolled back", slog.String("product", product), slog.String("version", d.Release.Version))
+		out = *n.release1(d)
+		n.touch()
+		return nil
+	})
+	return out, err
+}
+
+// Manifest returns what a release consists of; seq 0 is the newest. Older ones are known while they are live,
+// previous or staged.
+func (n *Node) Manifest(product string, seq uint64) (*manifest.Manifest, error) {
+	var m cid.Cid
+	err := n.call(func() error {
+		if a, _, ok := n.catalog.Latest(product); ok && (seq == 0 || a.Seq == seq) {
+			m = a.Manifest
+			return nil
+		}
+		if l := n.lines[product]; l != nil && l.img != nil {
+			all, _ := l.img.List()
+			for _, d := range all {
+				if d.Release.Seq == seq {
+					m = d.Release.Manifest
+					return nil
+				}
+			}
+		}
+		return fail(CodeNotFound, `"satchel status" lists what is known`, fmt.Errorf("no release of %s with that number is known here", product))
+	})
+	if err != nil {
+		return nil, err
+	}
+	list, err := n.store.Manifest(m)
+	if err != nil {
+		return nil, fail(CodeNotFound, "follow or carry it, and wait until it is here", fmt.Errorf("the content list of %s is not here yet: %w", product, err))
+	}
+	return list, nil
+}
+
+// PruneResult is what Prune removed.
+type PruneResult struct {
+	Blobs       int      `json:"blobs"`
+	Bytes       uint64   `json:"bytes"`
+	Deployments []string `json:"deployments"`
+}
+
+// keepDeployments is how many deployments an image keeps besides the live, previous and newest ones.
+const keepDeployments = 2
+
+// Prune removes deployments and blobs that nothing here needs: kept are the newest release of every product
+// that is known and whole here, what is live, previous or staged, and what is being fetched.
+func (n *Node) Prune(ctx context.Context) (out PruneResult, err error) {
+	var keep []cid.Cid
+	err = n.call(func() error {
+		for _, l := range n.lines {
+			if l.job != nil {
+				return fail(CodeConflict, "try again when it is done", fmt.Errorf("%s is %s right now", l.product, l.job.state))
+			}
+			if l.img == nil {
+				continue
+			}
+			ids, err := l.img.Prune(keepDeployments)
+			out.Deployments = append(out.Deployments, ids...)
+			if err != nil {
+				return fmt.Errorf("pruning %s: %w", l.dir, err)
+			}
+			all, err := l.img.List()
+			if err != nil {
+				return err
+			}
+			for _, d := range all {
+				keep = append(keep, d.Release.Manifest)
+			}
+		}
+		for _, h := range n.catalog.Heads() {
+			if a, _, ok := n.catalog.Latest(h.Product); ok && n.db.complete(a.Manifest) {
+				keep = append(keep, a.Manifest)
+			}
+		}
+		kept := map[string]bool{}
+		for _, m := range keep {
+			kept[m.String()] = true
+		}
+		var gone []string
+		n.db.all("complete", func(m string, _ []byte) {
+			if !kept[m] {
+				gone = append(gone, m)
+			}
+		})
+		for _, m := range gone {
+			if err := n.db.delete("complete", m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	res, err := n.store.Prune(ctx, keep)
+	out.Blobs, out.Bytes = res.Blobs, res.Bytes
+	n.do(func() { n.usageAt = time.Time{}; n.touch() })
+	if err != nil {
+		return out, fail(CodeConflict, "try again when publishing is done", fmt.Errorf("pruning the store: %w", err))
+	}
+	return out, nil
+}
+
+func (n *Node) release1(d image.Deployment) *ReleaseStatus {
+	r := d.Release
+	return &ReleaseStatus{Version: r.Version, Epoch: r.Epoch, Seq: r.Seq, Manifest: r.Manifest.String(), Deployment: d.ID}
+}
+
+// Status is a picture of the node.
+func (n *Node) Status() (s Status) {
+	s.Home, s.Time = n.cfg.Home, time.Now()
+	n.firstCount.Do(func() { // the first picture is a true one
+		u, free := n.countStore(n.ctx)
+		n.do(func() { n.usage, n.usageAt = StoreStatus{Blobs: u.Blobs, Bytes: u.Bytes, FreeBytes: free}, time.Now() })
+	})
+	n.do(func() {
+		s.Node = NodeStatus{ID: n.ID(), PID: os.Getpid(), Version: n.cfg.Version, UptimeSeconds: int64(time.Since(n.began).Seconds()),
+			Catalog: fmt.Sprintf("%x", n.catalog.Digest()), Discovery: !n.cfg.NoDiscovery, Addrs: []string{}}
+		if root := n.catalog.Root(); root != nil {
+			s.Root = RootStatus{Version: root.Version, Keys: len(root.Keys)}
+			for _, p := range root.Products {
+				s.Root.Products = append(s.Root.Products, p.Pattern)
+			}
+		}
+		s.Neighbours = []Neighbour{}
+		if r := n.net; r != nil {
+			s.Running = true
+			s.Node.Addrs = addresses(r.host)
+			s.Node.BytesReceived, s.Node.BytesSent = r.totals()
+			s.Neighbours = n.neighbours()
+		}
+		s.Products = n.products()
+		s.Store = n.storeStatus()
+	})
+	return s
+}
+
+// storeStatus is the store as it was counted last: counting reads directories, so it is done beside, at most
+// every ten seconds, and only while somebody asks.
+func (n *Node) storeStatus() StoreStatus {
+	if !n.counting && time.Since(n.usageAt) > 10*time.Second {
+		n.counting = true
+		n.spawn(func(ctx context.Context) {
+			u, free := n.countStore(ctx)
+			n.post(func() {
+				n.counting, n.usageAt = false, time.Now()
+				n.usage = StoreStatus{Blobs: u.Blobs, Bytes: u.Bytes, FreeBytes: free}
+				n.touch()
+			})
+		})
+	}
+	return n.usage
+}
+
+func (n *Node) countStore(ctx context.Context) (u store.Usage, free uint64) {
+	u, err := n.store.Usage(ctx)
+	if err != nil {
+		n.log.Debug("counting the store", slog.Any("err", err))
+	}
+	free, _ = n.store.FreeSpace()
+	return u, free
+}
+
+func (n *Node) neighbours() []Neighbour {
+	r := n.net
+	out := []Neighbour{}
+	mine := n.catalog.Digest()
+	for p, k := range r.table.known {
+		if !k.connected {
+			continue
+		}
+		nb := Neighbour{ID: p.String(), Source: k.Source, Catalog: "unknown"}
+		if cs := r.host.Network().ConnsToPeer(p); len(cs) > 0 {
+			nb.Addr = readable(cs[0].RemoteMultiaddr()).String()
+		}
+		if t, ok := r.began[p]; ok {
+			nb.ConnectedSeconds = int64(time.Since(t).Seconds())
+		}
+		if d, ok := r.digests[p]; ok {
+			nb.Catalog = "differs"
+			if d == mine {
+				nb.Catalog = "same"
+			}
+		}
+		nb.BytesFrom, nb.BytesTo = r.counters(p)
+		out = append(out, nb)
+	}
+	slices.SortFunc(out, func(a, b Neighbour) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+func (n *Node) products() []ProductStatus {
+	names := map[string]bool{}
+	for _, h := range n.catalog.Heads() {
+		names[h.Product] = true
+	}
+	for p, l := range n.lines {
+		if l.dir != "" || names[p] {
+			names[p] = true
+		}
+	}
+	out := []ProductStatus{}
+	for p := range names {
+		out = append(out, n.product(p))
+	}
+	slices.SortFunc(out, func(a, b ProductStatus) int { return cmp.Compare(a.Product, b.Product) })
+	return out
+}
+
+func (n *Node) productStatus(product string) (ps ProductStatus) {
+	ps = ProductStatus{Product: product, State: StateNone}
+	n.do(func() { ps = n.product(product) })
+	return ps
+}
+
+// product derives everything from what is true now; no state is kept for showing.
+func (n *Node) product(name string) ProductStatus {
+	ps := ProductStatus{Product: name, State: StateNone, Carried: n.carried(name)}
+	target, _, known := n.catalog.Latest(name)
+	if known {
+		ps.State = StateKnown
+		ps.Newest = &ReleaseStatus{Version: target.Version, Epoch: target.Epoch, Seq: target.Seq, Manifest: target.Manifest.String(),
+			ManifestSize: target.ManifestSize, TotalSize: target.TotalSize, Issued: target.Issued,
+			Urgent: n.catalog.Urgent(time.Now(), name)}
+		if n.db.complete(target.Manifest) && ps.Carried {
+			ps.State = StateHeld
+		}
+	} else if n.refused(name) {
+		ps.State = StateRefused
+		ps.Hint = "the publisher heals it by publishing again with a higher seq"
+	}
+	l := n.lines[name]
+	if l == nil {
+		return ps
+	}
+	ps.Followed, ps.Image = l.dir != "", l.dir
+	if l.img != nil {
+		n.deployments(&ps, l.img, target, known)
+	}
+	if known && l.lastOf == target.Manifest {
+		ps.Fetch = l.last
+	}
+	switch {
+	case l.job != nil:
+		ps.State = l.job.state
+		if l.job.session != nil {
+			ps.Fetch = fetchStatus(l.job.session.Progress())
+		}
+	case l.err != nil:
+		ps.State = StateFailed
+	}
+	if l.err != nil {
+		ps.Error, ps.Hint = l.err.Error(), HintOf(l.err)
+	}
+	return ps
+}
+
+func (n *Node) refused(name string) bool {
+	for _, h := range n.catalog.Heads() {
+		if h.Product == name {
+			return true // known, but Latest gives nothing: equivocation
+		}
+	}
+	return false
+}
+
+func (n *Node) deployments(ps *ProductStatus, img *image.Image, target announce.Announcement, known bool) {
+	live, isLive := img.Live()
+	if isLive {
+		ps.Live = n.release1(live)
+	}
+	if prev, ok := img.Previous(); ok {
+		ps.Previous = n.release1(prev)
+	}
+	if !known {
+		return
+	}
+	if isLive && live.Release.Manifest == target.Manifest {
+		ps.State = StateActive
+	} else if d, ok := deployed(img, target.Manifest); ok {
+		ps.State = StateReady
+		ps.Ready = n.release1(d)
+	}
+}
+
+func fetchStatus(p fetch.Progress) *FetchStatus {
+	f := &FetchStatus{Phase: p.Phase.String(), BytesTotal: p.BytesTotal, BytesHad: p.BytesHere, BytesLocal: p.BytesLocal,
+		BytesNeeded: p.BytesNeeded, BytesDuplicate: p.BytesDuplicate, BytesCorrupt: p.BytesCorrupt,
+		BytesBySource: p.BytesFetched, RateBytes: p.Rate}
+	for _, b := range p.BytesFetched {
+		f.BytesFetched += b
+	}
+	content := p.BytesTotal - p.BytesHere - p.BytesLocal - p.BytesNeeded
+	if f.BytesFetched > content {
+		f.BytesDocuments = f.BytesFetched - content
+	}
+	if p.Rate > 0 && p.BytesNeeded > 0 {
+		f.EndsInSeconds = float64(p.BytesNeeded) / p.Rate
+	}
+	return f
+}

@@ -1,0 +1,177 @@
+package p2p
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"satchel/store"
+	"satchel/store/image"
+)
+
+// VerifyProgress is how far Verify is.
+type VerifyProgress struct {
+	Done  int    `json:"done"`
+	Total int    `json:"total"`
+	Bytes uint64 `json:"bytes"`
+	What  string `json:"what"` // store, repair or the image directory
+}
+
+// VerifyResult is what Verify found.
+type VerifyResult struct {
+	Blobs    int      `json:"blobs"`
+	Files    int      `json:"files"`
+	Bytes    uint64   `json:"bytes"`
+	Damaged  int      `json:"damaged"`
+	Repaired int      `json:"repaired"`
+	Problems []string `json:"problems"` // what is still wrong
+}
+
+// repairPatience is how long Verify waits for neighbours to give back what is damaged here.
+const repairPatience = 2 * time.Minute
+
+// Verify hashes the whole store and every live tree again. Damaged blobs are set aside and fetched anew from
+// neighbours when the node runs; damaged files of live trees are replaced by good ones.
+func (n *Node) Verify(ctx context.Context, progress func(VerifyProgress)) (res VerifyResult, err error) {
+	if progress == nil {
+		progress = func(VerifyProgress) {}
+	}
+	res.Problems = []string{}
+	bad, err := n.store.Verify(ctx, func(p store.VerifyProgress) {
+		res.Blobs, res.Bytes = p.Blobs, p.Bytes
+		progress(VerifyProgress{Done: p.Blobs, Total: p.TotalBlobs, Bytes: p.Bytes, What: "store"})
+	})
+	if err != nil {
+		return res, fmt.Errorf("verifying the store: %w", err)
+	}
+	res.Damaged = len(bad)
+	if len(bad) > 0 {
+		n.refetch(ctx, bad, progress)
+		for _, c := range bad {
+			if n.store.Has(c) {
+				res.Repaired++
+			} else {
+				res.Problems = append(res.Problems, fmt.Sprintf("blob %s is damaged and no neighbour has given it back", c))
+			}
+		}
+	}
+	type tree struct {
+		product string
+		img     *image.Image
+		d       image.Deployment
+	}
+	var trees []tree
+	n.do(func() {
+		for _, l := range n.lines {
+			if l.img != nil {
+				if d, ok := l.img.Live(); ok {
+					trees = append(trees, tree{l.product, l.img, d})
+				}
+			}
+		}
+	})
+	for _, t := range trees {
+		if err := n.verifyTree(ctx, t.img, t.d, &res, progress); err != nil {
+			return res, fmt.Errorf("verifying the live tree of %s: %w", t.product, err)
+		}
+	}
+	n.do(n.touch)
+	if len(res.Problems) > 0 {
+		return res, fail(CodeCorrupt, `run "satchel verify" again while the node runs and a neighbour has the release`,
+			fmt.Errorf("%d things are damaged and not repaired", len(res.Problems)))
+	}
+	return res, nil
+}
+
+// refetch marks the releases that name damaged blobs as incomplete and waits until they are whole again.
+func (n *Node) refetch(ctx context.Context, bad []cid.Cid, progress func(VerifyProgress)) {
+	ctx, cancel := context.WithTimeout(ctx, repairPatience)
+	defer cancel()
+	damaged := map[cid.Cid]bool{}
+	for _, c := range bad {
+		damaged[c] = true
+	}
+	running := false
+	n.do(func() {
+		running = n.net != nil
+		var all []cid.Cid
+		n.db.all("complete", func(m string, _ []byte) {
+			if c, err := cid.Decode(m); err == nil {
+				all = append(all, c)
+			}
+		})
+		for _, c := range all {
+			if m, err := n.store.Manifest(c); err != nil {
+				n.db.setComplete(c, false)
+			} else {
+				for _, b := range m.Blobs() {
+					if damaged[b.CID] {
+						n.db.setComplete(c, false)
+						break
+					}
+				}
+			}
+		}
+		n.advanceAll()
+	})
+	for running {
+		changed := n.Changed()
+		left := 0
+		for _, c := range bad {
+			if !n.store.Has(c) {
+				left++
+			}
+		}
+		progress(VerifyProgress{Done: len(bad) - left, Total: len(bad), What: "repair"})
+		busy := false
+		n.do(func() {
+			for _, l := range n.lines {
+				busy = busy || l.job != nil
+			}
+			n.touch()
+		})
+		if left == 0 || !busy {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		case <-n.ended:
+			return
+		}
+	}
+}
+
+func (n *Node) verifyTree(ctx context.Context, img *image.Image, d image.Deployment, res *VerifyResult, progress func(VerifyProgress)) error {
+	m, err := n.store.Manifest(d.Release.Manifest)
+	if err != nil {
+		res.Problems = append(res.Problems, fmt.Sprintf("manifest of %s is not in the store", d.ID))
+		return nil
+	}
+	problems, err := img.Verify(ctx, d.ID, m, func(done, total int) {
+		progress(VerifyProgress{Done: done, Total: total, What: img.Tree(d.ID)})
+	})
+	if err != nil {
+		return err
+	}
+	res.Files += len(m.Entries)
+	if len(problems) == 0 {
+		return nil
+	}
+	res.Damaged += len(problems)
+	if err := img.Repair(ctx, d.ID, m, n.store, problems); err != nil {
+		res.Problems = append(res.Problems, fmt.Sprintf("%s: %v", d.ID, err))
+	}
+	left, err := img.Verify(ctx, d.ID, m, nil)
+	if err != nil {
+		return err
+	}
+	res.Repaired += len(problems) - len(left)
+	for _, p := range left {
+		res.Problems = append(res.Problems, fmt.Sprintf("%s: %s: %s", d.ID, p.Path, p.What))
+	}
+	return nil
+}
