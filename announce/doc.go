@@ -17,7 +17,8 @@
 //	older or equal                           ignored
 //	one (epoch, seq), two manifests          both kept as evidence, both refused, until a higher seq
 //	signed under a newer root than ours      ignored without blame; ask that peer for the chain
-//	signature that fails under our root      rejected: no honest node passes it on
+//	signatures short under the root it names rejected: no honest node passes it on
+//	signatures short since a key was taken   ignored: the sender may not know yet
 //	expired                                  only takes "urgent" away
 //
 // The ideas are those of The Update Framework (TUF 1.0.33) without its server and without its clock.

@@ -183,6 +183,48 @@ func TestVectorFiles(t *testing.T) {
 	}
 }
 
+// TestFormatExample: the examples of FORMAT.md are vectors.
+func TestFormatExample(t *testing.T) {
+	page, err := os.ReadFile("FORMAT.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := loadVectors(t)
+	sa, err := announce.ParseAnnouncement(all["ann-minimal"].data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := sa.ID()
+	for _, want := range []string{string(all["key-public"].data), hex.EncodeToString(id[:])} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("FORMAT.md lacks %s", want)
+		}
+	}
+	// Hexadecimal words at the beginning of each line of the example, up to the words that explain them.
+	_, example, _ := strings.Cut(string(page), "ann-minimal.txt`):\n\n```\n")
+	example, _, _ = strings.Cut(example, "```")
+	var digits strings.Builder
+	for line := range strings.SplitSeq(example, "\n") {
+		line, _, _ = strings.Cut(strings.TrimLeft(line, " "), "   ")
+		if first, _, _ := strings.Cut(line, " "); !isHex(first) {
+			continue
+		}
+		for word := range strings.FieldsSeq(line) {
+			if isHex(word) {
+				digits.WriteString(word)
+			}
+		}
+	}
+	if want := hex.EncodeToString(all["ann-minimal"].data); digits.String() != want {
+		t.Errorf("FORMAT.md shows %s, the vector is %s", &digits, want)
+	}
+}
+
+func isHex(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil && s != ""
+}
+
 // vectors is the deterministic generator. It writes bytes by hand and never asks the package.
 func vectors() []vector {
 	return slices.Concat(keyVectors(), rootVectors(), badRootVectors(), announcementVectors(), badEnvelopeVectors(),
@@ -223,8 +265,8 @@ func keyVectors() []vector {
 		key("base64-unpadded", P, "refuse form", "the padding is missing", bytes.ReplaceAll(good, []byte("="), nil)),
 		key("base64-loose", P, "refuse form", "unused bits of the last character are not zero", []byte(pubWord+" "+loose+"\n")),
 		key("base64-cr", P, "refuse form", "a CR within the base64", bytes.Replace(good, []byte(b64(pub(1))[:8]), []byte(b64(pub(1))[:7]+"\r"+b64(pub(1))[7:8]), 1)),
-		key("trailing-word", P, "refuse form", "another word after the base64", append(bytes.TrimRight(good, "\n"), " teacher\n"...)),
-		key("long-file", P, "refuse form", "4097 bytes", append(good, bytes.Repeat([]byte("\n"), 4097-len(good))...)),
+		key("trailing-word", P, "refuse form", "another word after the base64", slices.Concat(bytes.TrimRight(good, "\n"), []byte(" teacher\n"))),
+		key("long-file", P, "refuse form", "4097 bytes", slices.Concat(good, bytes.Repeat([]byte("\n"), 4097-len(good)))),
 		key("identity", P, "refuse form", "the neutral element: one signature would fit every message", line(pubWord, append([]byte{1}, make([]byte, 31)...))),
 		key("order-2", P, "refuse form", "a point of order 2", line(pubWord, unhex("ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"))),
 		key("order-4", P, "refuse form", "a point of order 4", line(pubWord, make([]byte, 32))),

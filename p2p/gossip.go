@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -119,6 +120,9 @@ func (g *gossip) drain(ctx context.Context) {
 
 // publish offers an envelope to all neighbours. Success means nothing: the exchange is what delivers.
 func (g *gossip) publish(ctx context.Context, envelope []byte) error {
+	if len(envelope) > announce.MaxEnvelope { // see maxGossip: never find out what an oversized message does
+		return fmt.Errorf("gossiping %d bytes, limit %d", len(envelope), announce.MaxEnvelope)
+	}
 	return g.topic.Publish(ctx, envelope)
 }
 

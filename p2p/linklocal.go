@@ -43,8 +43,8 @@ func (t *linkLocalTransport) Dial(ctx context.Context, addr ma.Multiaddr, p peer
 
 // DialWithUpdates is Dial that tells of its progress.
 func (t *linkLocalTransport) DialWithUpdates(ctx context.Context, addr ma.Multiaddr, p peer.ID, ch chan<- transport.DialUpdate) (transport.CapableConn, error) {
-	if plain, ok := undouble(addr); ok {
-		addr = plain
+	if plain, ok := undouble(addr); ok { // updates would name the plain address, which the swarm did not dial
+		return t.TcpTransport.Dial(ctx, plain, p)
 	}
 	return t.TcpTransport.DialWithUpdates(ctx, addr, p, ch)
 }

@@ -263,6 +263,28 @@ func (n *Node) writeAddrs() error {
 	return writeFile(n.cfg.Home, "addrs", []byte(text), false)
 }
 
+// slept reports whether the machine was suspended between two looks: the wall clock went on, the monotonic one
+// did not. A clock that somebody sets looks the same, and costs one round of dialling.
+func slept(last, now time.Time) bool {
+	return !last.IsZero() && now.Round(0).Sub(last.Round(0))-now.Sub(last) > 15*time.Second
+}
+
+// resume drops every connection, which would take half a minute to be found dead, and looks around anew.
+func (n *Node) resume() {
+	n.log.Info("back from sleep")
+	r := n.net
+	n.spawn(func(context.Context) {
+		for _, c := range r.host.Network().Conns() {
+			c.Close()
+		}
+	})
+	r.table.hurry(time.Now())
+	if r.beacon != nil {
+		r.beacon.Poke()
+	}
+	n.dial()
+}
+
 func (n *Node) redialDeaf(deaf []peer.ID) {
 	for _, p := range deaf {
 		n.log.Info("neighbour is deaf to gossip, dialling again", slog.String("peer", p.String()))
@@ -497,6 +519,10 @@ func (n *Node) rounds() {
 		return
 	}
 	now := time.Now()
+	if slept(n.looked, now) {
+		n.resume()
+	}
+	n.looked = now
 	var peers []peer.ID
 	for p, k := range r.table.known {
 		if !k.connected {

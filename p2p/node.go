@@ -58,6 +58,7 @@ type Node struct {
 	ex        exchanges
 	offences  map[peer.ID]string
 	dialTimer *time.Timer
+	looked    time.Time // when rounds were made last
 	changed   chan struct{}
 	dirty     bool
 	usage     StoreStatus

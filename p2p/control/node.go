@@ -1,0 +1,49 @@
+package control
+
+import (
+	"context"
+
+	"satchel/p2p"
+	"satchel/store/manifest"
+)
+
+// Node is what this package needs of the node it speaks for; *p2p.Node is one. Every method may be called from several
+// goroutines at once, and their errors are best of type *p2p.Error, whose hint and code reach the other side.
+type Node interface {
+	// Status is a picture of now.
+	Status() p2p.Status
+	// Changed gives a channel that is closed at the next change of Status. Ask for it before asking for the Status.
+	Changed() <-chan struct{}
+
+	// Trust makes the node believe a trust root: its first, or a later one of the same chain; any other only by force.
+	Trust(rootEnvelope []byte, force bool) error
+	// Follow keeps the image directory, an absolute path, on a product. Unfollow stops that and leaves the directory as it is.
+	Follow(product, imageDir string) error
+	Unfollow(product string) error
+	// Carry stores and passes on the products that match a pattern. Uncarry stops that.
+	Carry(pattern string) error
+	Uncarry(pattern string) error
+	// Carries lists the patterns, sorted.
+	Carries() []string
+
+	// Next says what the next release of a product is to look like and who may sign it.
+	Next(product string) (p2p.NextRelease, error)
+	// Announce takes a release whose content is in this home's store: verifies, keeps and spreads it.
+	Announce(envelope []byte) error
+
+	// Wait returns when the product's release seq, or a newer one, is in the state (p2p.StateReady or p2p.StateActive); seq 0 is the
+	// newest that is known then. It ends with ctx.
+	Wait(ctx context.Context, product string, seq uint64, state string) (p2p.ProductStatus, error)
+	// Apply makes the ready release live; Rollback makes the previous one live.
+	Apply(ctx context.Context, product string) (p2p.ReleaseStatus, error)
+	Rollback(ctx context.Context, product string) (p2p.ReleaseStatus, error)
+
+	// Manifest is the list of a release that is here; seq 0 is the newest.
+	Manifest(product string, seq uint64) (*manifest.Manifest, error)
+	// Verify hashes everything again and repairs what it can. The progress function is called from one goroutine at a time.
+	Verify(ctx context.Context, progress func(p2p.VerifyProgress)) (p2p.VerifyResult, error)
+	// Prune removes what nothing needs any more.
+	Prune(ctx context.Context) (p2p.PruneResult, error)
+	// Explain says in sentences why this machine is or is not on the newest release of a product; "" asks about the node.
+	Explain(product string) ([]string, error)
+}
