@@ -236,16 +236,22 @@ func (c *Catalog) rootAt(version uint64) *Root {
 // latter takes what it does not bear out, so its keys alone decide on blame: a key that came or went since is
 // no reason for honest nodes at different versions to punish each other.
 func (c *Catalog) judge(sa *SignedAnnouncement) (Verdict, error) {
-	root := c.Root()
-	err := root.Verify(sa)
-	named := c.rootAt(sa.RootVer)
-	if named != nil && (err != nil || !sameSigners(named, root, sa.Product)) {
+	root, named := c.Root(), c.rootAt(sa.RootVer)
+	if err := root.covers(sa); err != nil {
+		return Ignore, err
+	}
+	blame := Ignore
+	switch {
+	case named == nil:
+	case sameSigners(named, root, sa.Product):
+		blame = Reject
+	default:
 		if err := named.signed(sa); err != nil {
 			return Reject, err
 		}
 	}
-	if err != nil {
-		return Ignore, err
+	if err := root.signed(sa); err != nil {
+		return blame, err
 	}
 	return Accept, nil
 }

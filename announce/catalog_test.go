@@ -2,6 +2,7 @@ package announce_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"fmt"
 	"math"
 	"slices"
@@ -438,14 +439,17 @@ func TestThreshold(t *testing.T) {
 }
 
 func TestBounded(t *testing.T) {
+	t.Parallel()
 	r := rootOne()
 	r.Products = append(r.Products, announce.ProductRule{Pattern: "named", Epoch: 1, Keys: kids(4), Threshold: 1, Class: announce.ClassContent})
 	c := announce.NewCatalog()
 	if err := c.Trust(signRoot(t, r, 1, 2)); err != nil {
 		t.Fatal(err)
 	}
+	key, id := ed25519.NewKeyFromSeed(seed(5)), keyID(5) // by hand: 10,000 signatures take long enough
 	lesson := func(i int) []byte {
-		return sign(t, change(release(1, "l"), func(a *announce.Announcement) { a.Product, a.Epoch = fmt.Sprintf("lessons.%d", i), 1 }), 5)
+		p := mapOf(with(with(annPairs(), 1, txt(fmt.Sprintf("lessons.%d", i))), 3, num(1))...)
+		return arr(byt(p), arr(sigPair(id, ed25519.Sign(key, append([]byte(dAnnouncement), p...)))))
 	}
 	// xo-os and named keep their two places.
 	for i := range announce.MaxProducts - 2 {

@@ -275,6 +275,10 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 		peers = append(peers, info)
 	}
+	if err := signLock(n.lock, "node"); err != nil {
+		return homeError(n.cfg.Home, err)
+	}
+	defer signLock(n.lock, "")
 	r, err := n.startNetwork(ctx)
 	if err != nil {
 		return err

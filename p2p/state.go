@@ -259,7 +259,11 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// lockHome makes the home when it is missing and takes it for this process.
+// lockPatience is how long a home may be held by a verb, which has it for a moment only.
+const lockPatience = 3 * time.Second
+
+// lockHome makes the home when it is missing and takes it for this process. HOME/lock names the process, and
+// says "node" when it is one that stays.
 func lockHome(home string) (*os.File, error) {
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return nil, homeError(home, err)
@@ -268,23 +272,37 @@ func lockHome(home string) (*os.File, error) {
 	if err != nil {
 		return nil, homeError(home, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		pid := make([]byte, 16)
-		n, _ := f.Read(pid)
-		f.Close()
-		who := "another process"
-		if p := strings.TrimSpace(string(pid[:n])); p != "" {
-			who = "process " + p
+	for end := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			break
 		}
-		return nil, fail(CodeInUse, `stop it with "satchel down", or choose another home with --home`,
-			fmt.Errorf("home %q is in use by %s", home, who))
+		text := make([]byte, 64)
+		n, _ := f.ReadAt(text, 0)
+		pid, kind, _ := strings.Cut(strings.TrimSpace(string(text[:n])), " ")
+		if kind == "node" || time.Now().After(end) {
+			f.Close()
+			who := "another process"
+			if pid != "" {
+				who = "process " + pid
+			}
+			return nil, fail(CodeInUse, `stop it with "satchel down", or choose another home with --home`,
+				fmt.Errorf("home %q is in use by %s", home, who))
+		}
 	}
-	f.Truncate(0)
-	if _, err := f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0); err != nil {
+	if err := signLock(f, ""); err != nil {
 		f.Close()
 		return nil, homeError(home, err)
 	}
 	return f, nil
+}
+
+// signLock writes who holds the home.
+func signLock(f *os.File, kind string) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := f.WriteAt(fmt.Appendf(nil, "%d %s\n", os.Getpid(), kind), 0)
+	return err
 }
 
 func homeError(home string, err error) error {

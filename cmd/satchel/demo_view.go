@@ -1,0 +1,167 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"satchel/p2p"
+)
+
+// view shows how a release spreads: a table that is drawn again on a terminal, lines elsewhere.
+type view struct {
+	d     *demo
+	r     *demoRelease
+	sc    *screen // nil when not on a terminal
+	began time.Time
+	said  map[*machine]string
+	lines time.Time // of the last lines with figures
+}
+
+func (d *demo) view(r *demoRelease) *view {
+	v := &view{d: d, r: r, began: time.Now(), said: map[*machine]string{}, lines: time.Now()}
+	if _, _, ok := terminal(d.rawStdout); ok {
+		v.sc = &screen{w: d.stdout}
+	}
+	return v
+}
+
+// say prints a line between pictures.
+func (v *view) say(format string, args ...any) {
+	if v.sc == nil {
+		v.d.note("  %5.1f s  "+format, append([]any{time.Since(v.began).Seconds()}, args...)...)
+	}
+}
+
+// draw shows the machines as they were last seen; the last picture stays.
+func (v *view) draw(last bool) {
+	if v.sc != nil {
+		width, height, _ := terminal(v.d.rawStdout)
+		v.sc.draw(v.picture(), width, height)
+		return
+	}
+	figures := time.Since(v.lines) >= 2*time.Second
+	if figures {
+		v.lines = time.Now()
+	}
+	for _, m := range v.d.laptops {
+		p := v.product(m)
+		if !m.running() || (!figures || p.State != p2p.StateFetching) && v.said[m] == p.State {
+			continue
+		}
+		v.said[m] = p.State
+		v.say("%-5s %-9s %s", m.name, p.State, v.figures(&p))
+	}
+}
+
+func (v *view) product(m *machine) p2p.ProductStatus {
+	for _, p := range m.last.Products {
+		if p.Product == demoProduct && p.Newest != nil && p.Newest.Seq >= v.r.Seq {
+			return p
+		}
+	}
+	return p2p.ProductStatus{State: p2p.StateNone}
+}
+
+// picture is the table.
+func (v *view) picture() string {
+	rows := []string{"LAPTOP\tSTATE\tHAS\t\tAT\tFROM"}
+	for _, m := range v.d.laptops {
+		if !m.running() {
+			rows = append(rows, m.name+"\tis off\t\t\t\t")
+			continue
+		}
+		p := v.product(m)
+		has, bar, at, from := "", "", "", ""
+		if f := p.Fetch; f != nil {
+			done := hasPercent(f)
+			has, bar = fmt.Sprintf("%3d %%", done), strings.Repeat("█", done/5)+strings.Repeat("░", 20-done/5)
+			from = v.sources(f)
+			if p.State == p2p.StateFetching && f.RateBytes > 0 {
+				at = rate(f.RateBytes)
+			}
+		}
+		rows = append(rows, strings.Join([]string{m.name, p.State, bar, has, at, from}, "\t"))
+	}
+	var b strings.Builder
+	table(&b, rows...)
+	fmt.Fprintf(&b, "publisher has sent %s; %.1f s\n", size(v.d.publisher.last.Node.BytesSent), time.Since(v.began).Seconds())
+	return b.String()
+}
+
+func (v *view) sources(f *p2p.FetchStatus) string {
+	text := sources(f.BytesBySource, func(id string) string {
+		if m := v.d.named(id); m != nil {
+			return m.name
+		}
+		return short(id)
+	})
+	if here := f.BytesHad + f.BytesLocal; here > 0 {
+		text = strings.TrimPrefix(text+"; here "+size(here), "; ")
+	}
+	return text
+}
+
+func (v *view) figures(p *p2p.ProductStatus) string {
+	f := p.Fetch
+	if f == nil {
+		return ""
+	}
+	return fmt.Sprintf("%3d %%  %s", hasPercent(f), v.sources(f))
+}
+
+// hasPercent is how much of a release's content is here; until its list is here, nobody knows.
+func hasPercent(f *p2p.FetchStatus) int {
+	if f.BytesTotal == 0 || f.Phase == "manifest" {
+		return 0
+	}
+	return percent(f.BytesTotal-f.BytesNeeded, f.BytesTotal)
+}
+
+// share is what one laptop moved for one release.
+type share struct{ publisher, neighbours, here, wasted uint64 }
+
+func (d *demo) share(r *demoRelease, m *machine) (s share) {
+	f := r.fetched[m]
+	for id, n := range f.BytesBySource {
+		if id == d.publisher.id {
+			s.publisher += n
+		} else {
+			s.neighbours += n
+		}
+	}
+	s.here, s.wasted = f.BytesHad+f.BytesLocal, f.BytesDuplicate
+	return s
+}
+
+// summary is the table at the end.
+func (d *demo) summary() {
+	head, title := []string{"LAPTOP"}, []string{""}
+	for _, r := range d.releases {
+		title = append(title, "RELEASE "+r.Version, "", "")
+		head = append(head, "from the publisher", "from neighbours", "was here")
+	}
+	rows := []string{strings.Join(title, "\t"), strings.Join(head, "\t")}
+	totals := make([]share, len(d.releases))
+	for _, m := range d.laptops {
+		row := []string{m.name}
+		for i := range d.releases {
+			s := d.share(&d.releases[i], m)
+			t := &totals[i]
+			t.publisher, t.neighbours, t.here, t.wasted = t.publisher+s.publisher, t.neighbours+s.neighbours, t.here+s.here, t.wasted+s.wasted
+			row = append(row, size(s.publisher), size(s.neighbours), size(s.here))
+		}
+		rows = append(rows, strings.Join(row, "\t"))
+	}
+	row := []string{"all"}
+	for _, t := range totals {
+		row = append(row, size(t.publisher), size(t.neighbours), size(t.here))
+	}
+	d.note("\nWhere the bytes came from:")
+	table(d.stdout, append(rows, strings.Join(row, "\t"))...)
+	for i, t := range totals {
+		each := (t.publisher + t.neighbours) / uint64(len(d.laptops))
+		d.note("release %s: a laptop fetched %s, and the publisher gave %.2f times that to all five together; %s arrived twice",
+			d.releases[i].Version, size(each), float64(t.publisher)/float64(max(each, 1)), size(t.wasted))
+	}
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"satchel/p2p"
+)
+
+func newWaitCommand(e *env) *cobra.Command {
+	var seq uint64
+	var state, timeout string
+	cmd := &cobra.Command{
+		Use:   "wait PRODUCT",
+		Short: "wait until a release is ready, or active",
+		Long: withExit(`Wait until the newest release of a product, or at least the one with --seq, is
+ready: laid down beside the live one, or whole when the product is only carried.
+With --state active, wait until it is live. Without --seq, a release must first
+become known.`, exitOK, exitFailure, exitUsage, exitTimeout, exitInterrupted),
+		Example: `  satchel wait lessons
+  satchel wait lessons --seq 2 --timeout 10m && satchel apply lessons
+  satchel wait lessons --state active`,
+		Args:              exactly("PRODUCT"),
+		ValidArgsFunction: e.completeProducts,
+	}
+	cmd.Flags().Uint64Var(&seq, "seq", 0, "number of the release, or a newer one (default the newest)")
+	cmd.Flags().StringVar(&state, "state", p2p.StateReady, "ready or active")
+	cmd.Flags().StringVar(&timeout, "timeout", "", "give up after a time, as 90s or 10m (default never)")
+	cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]cobra.Completion{p2p.StateReady, p2p.StateActive}, cobra.ShellCompDirectiveNoFileComp))
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		name, err := product(args[0])
+		if err != nil {
+			return err
+		}
+		if state != p2p.StateReady && state != p2p.StateActive {
+			return badUsage("it is ready or active", "reading --state %q", state)
+		}
+		ctx := cmd.Context()
+		if timeout != "" {
+			d, err := parseSpan(timeout)
+			if err != nil {
+				return badUsage("give it as 90s or 10m", "reading --timeout %q: %w", timeout, err)
+			}
+			late := advise(p2p.CodeTimeout, "", fmt.Errorf("waited %v", d))
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, d, late)
+			defer cancel()
+		}
+		p, err := e.wait(ctx, name, seq, state)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return e.printJSON(p)
+		}
+		r := p.Newest
+		if p.Live != nil && p.State == p2p.StateActive {
+			r = p.Live
+		} else if p.Ready != nil {
+			r = p.Ready
+		}
+		fmt.Fprintf(e.stdout, "%s: %s is %s\n", name, releaseWords(r), p.State)
+		return nil
+	}
+	return cmd
+}
+
+// wait asks the node that runs; without one it is only seen whether the state is there already.
+func (e *env) wait(ctx context.Context, name string, seq uint64, state string) (p2p.ProductStatus, error) {
+	s, err := e.open(ctx)
+	if err != nil {
+		return p2p.ProductStatus{}, err
+	}
+	defer s.Close()
+	var off context.CancelFunc = func() {}
+	if !s.Running() {
+		none := advise(p2p.CodeOffline, "start it with \"satchel up\"", fmt.Errorf("waiting for %s: no node is running, so nothing will change", name))
+		ctx, off = context.WithTimeoutCause(ctx, time.Second, none)
+	}
+	defer off()
+	line := e.progressLine()
+	last := p2p.ProductStatus{Product: name, State: p2p.StateNone}
+	p, err := s.Wait(ctx, name, seq, state, func(p p2p.ProductStatus) {
+		last = p
+		line.show("%s", productLine(&p))
+	})
+	line.clear()
+	if err != nil && p2p.CodeOf(err) == p2p.CodeTimeout {
+		return p, advise(p2p.CodeTimeout, fmt.Sprintf("\"satchel explain %s\" says why", name),
+			fmt.Errorf("waiting for %s: it is not %s after the time given: %s", name, state, productLine(&last)))
+	}
+	return p, err
+}
