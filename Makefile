@@ -8,7 +8,7 @@ PKGS      = ./...
 .PHONY: build test check lint fuzz bench demo clean tools
 
 build: ## bin/satchel
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/satchel ./cmd/satchel
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/satchel ./cmd/satchel
 
 test: lint tools ## everything that can pass or fail, with the race detector
 	$(GO) test -race -timeout 20m $(PKGS)

@@ -2,6 +2,7 @@ package fetch_test
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -49,13 +50,15 @@ func same(n int, size uint32) []fetch.Piece {
 	return pieces
 }
 
-func TestPlanner(t *testing.T) {
-	const second = time.Second
-	tests := []struct {
-		name string
-		play func(s *script)
-		want []string
-	}{
+// play is a short story and what the planner has to say to it.
+type play struct {
+	name string
+	play func(s *script)
+	want []string
+}
+
+func plays() []play {
+	return []play{
 		{"nobody to ask", func(s *script) {
 			s.step(fetch.Add{Pieces: same(1, 1000)})
 			s.step(fetch.Tick{})
@@ -105,6 +108,12 @@ func TestPlanner(t *testing.T) {
 			s.step(fetch.HoldsAll{Peer: "b"})
 			s.step(fetch.Corrupt{Peer: "a", Piece: 0, What: "wrong bytes"})
 		}, []string{"ask a 0", "blame a", "ask b 0"}},
+	}
+}
+
+// troubles are plays with neighbours that go or keep silent.
+func troubles() []play {
+	return []play{
 		{"who leaves is replaced", func(s *script) {
 			s.step(fetch.Join{Peer: "a"})
 			s.step(fetch.HoldsAll{Peer: "a"})
@@ -121,20 +130,23 @@ func TestPlanner(t *testing.T) {
 			s.step(fetch.Tick{})
 			s.step(fetch.Join{Peer: "b"})
 			s.step(fetch.HoldsAll{Peer: "b"})
-			s.wait(3 * second)
+			s.wait(3 * time.Second)
 			s.step(fetch.Arrived{Peer: "b", Piece: 0})
 			s.step(fetch.Verified{Piece: 0})
-			s.wait(60 * second)
+			s.wait(60 * time.Second)
 		}, []string{"ask a 0", "ask b 0", "cancel a 0"}},
 		{"who stalls for long is blamed", func(s *script) {
 			s.step(fetch.Join{Peer: "a"})
 			s.step(fetch.HoldsAll{Peer: "a"})
 			s.step(fetch.Add{Pieces: same(1, 1000)})
 			s.step(fetch.Tick{})
-			s.wait(60 * second)
+			s.wait(60 * time.Second)
 		}, []string{"ask a 0", "blame a"}},
 	}
-	for _, test := range tests {
+}
+
+func TestPlanner(t *testing.T) {
+	for _, test := range append(plays(), troubles()...) {
 		t.Run(test.name, func(t *testing.T) {
 			s := &script{Planner: fetch.NewPlanner(1, "me")}
 			test.play(s)
@@ -284,115 +296,137 @@ func TestPlannerAlways(t *testing.T) {
 			here: map[int32]bool{}, check: map[int32]string{}, out: map[int32]map[string]bool{},
 			peers: map[string]map[int32]bool{}, stalled: map[string]bool{},
 		}
-		sizes := rapid.SliceOfN(rapid.Uint32Range(1, 300_000), 1, 60)
-		m.add(sizes.Draw(t, "sizes"))
-		name := func() string { return rapid.SampledFrom([]string{"p0", "p1", "p2", "p3", "p4"}).Draw(t, "peer") }
-		piece := func() int32 { return int32(rapid.IntRange(0, m.n-1).Draw(t, "piece")) }
-		pick := func() (string, int32, bool) {
-			peer, i := name(), piece()
-			return peer, i, m.out[i][peer]
-		}
-		t.Repeat(map[string]func(*rapid.T){
-			"join": func(*rapid.T) {
-				peer := name()
-				if m.peers[peer] == nil {
-					m.peers[peer] = map[int32]bool{}
-				}
-				m.step(fetch.Join{Peer: peer})
-			},
-			"leave": func(*rapid.T) {
-				peer := name()
-				m.gone(peer)
-				m.step(fetch.Leave{Peer: peer})
-			},
-			"holds": func(*rapid.T) {
-				peer, i := name(), piece()
-				if m.peers[peer] != nil {
-					m.peers[peer][i] = true
-				}
-				m.step(fetch.Holds{Peer: peer, Pieces: []int32{i}, Fresh: true})
-			},
-			"holds all": func(*rapid.T) {
-				peer := name()
-				if m.peers[peer] != nil {
-					for i := range int32(1000) {
-						m.peers[peer][i] = true
-					}
-				}
-				m.step(fetch.HoldsAll{Peer: peer})
-			},
-			"add": func(t *rapid.T) {
-				if m.n < 900 {
-					m.add(rapid.SliceOfN(rapid.Uint32Range(1, 300_000), 1, 5).Draw(t, "more"))
-					m.step(fetch.Tick{})
-				}
-			},
-			"arrived": func(*rapid.T) {
-				peer, i, ok := pick()
-				if ok {
-					delete(m.out[i], peer)
-					m.check[i] = peer
-				}
-				m.step(fetch.Arrived{Peer: peer, Piece: i})
-				if ok && len(m.out[i]) > 0 {
-					t.Fatalf("piece %d arrived and is still asked for", i)
-				}
-			},
-			"verified": func(*rapid.T) {
-				i := piece()
-				if m.check[i] != "" {
-					delete(m.check, i)
-					m.here[i] = true
-				}
-				m.step(fetch.Verified{Piece: i})
-			},
-			"corrupt": func(*rapid.T) {
-				i := piece()
-				peer := m.check[i]
-				delete(m.check, i)
-				m.step(fetch.Corrupt{Peer: peer, Piece: i, What: "wrong"})
-			},
-			"refused": func(*rapid.T) {
-				peer, i, ok := pick()
-				if ok {
-					delete(m.out[i], peer)
-					delete(m.peers[peer], i)
-				}
-				m.step(fetch.Refused{Peer: peer, Piece: i})
-			},
-			"here": func(*rapid.T) {
-				i := piece()
-				if m.check[i] == "" {
-					m.here[i] = true
-				}
-				m.step(fetch.Here{Piece: i})
-			},
-			"time": func(t *rapid.T) {
-				m.s.now += time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * time.Millisecond
-				m.step(fetch.Tick{})
-			},
-		})
-		// Now one honest peer comes that has everything and stays, while others say nothing any more: all must come.
-		for peer := range m.peers {
-			m.stalled[peer] = true
-		}
-		for i, peer := range m.check {
-			delete(m.check, i)
-			m.here[i] = true
-			_ = peer
-			m.step(fetch.Verified{Piece: i})
-		}
-		m.peers["honest"] = map[int32]bool{}
-		for i := range int32(m.n) {
-			m.peers["honest"][i] = true
-		}
-		m.step(fetch.Join{Peer: "honest"})
-		m.step(fetch.HoldsAll{Peer: "honest"})
-		m.answerAll()
+		m.add(rapid.SliceOfN(rapid.Uint32Range(1, 300_000), 1, 60).Draw(t, "sizes"))
+		actions := m.neighbours()
+		maps.Copy(actions, m.pieces())
+		t.Repeat(actions)
+		m.finish()
 		if m.s.Left() > 0 {
 			t.Fatalf("%d pieces were never asked for", m.s.Left())
 		}
 	})
+}
+
+func (m *model) name() string {
+	return rapid.SampledFrom([]string{"p0", "p1", "p2", "p3", "p4"}).Draw(m.t, "peer")
+}
+
+func (m *model) piece() int32 { return int32(rapid.IntRange(0, m.n-1).Draw(m.t, "piece")) }
+
+// pick is a neighbour and a piece, and whether it was asked for it.
+func (m *model) pick() (string, int32, bool) {
+	peer, i := m.name(), m.piece()
+	return peer, i, m.out[i][peer]
+}
+
+// neighbours are the things that neighbours may do at any time.
+func (m *model) neighbours() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+
+		"join": func(*rapid.T) {
+			peer := m.name()
+			if m.peers[peer] == nil {
+				m.peers[peer] = map[int32]bool{}
+			}
+			m.step(fetch.Join{Peer: peer})
+		},
+		"leave": func(*rapid.T) {
+			peer := m.name()
+			m.gone(peer)
+			m.step(fetch.Leave{Peer: peer})
+		},
+		"holds": func(*rapid.T) {
+			peer, i := m.name(), m.piece()
+			if m.peers[peer] != nil {
+				m.peers[peer][i] = true
+			}
+			m.step(fetch.Holds{Peer: peer, Pieces: []int32{i}, Fresh: true})
+		},
+		"holds all": func(*rapid.T) {
+			peer := m.name()
+			if m.peers[peer] != nil {
+				for i := range int32(1000) {
+					m.peers[peer][i] = true
+				}
+			}
+			m.step(fetch.HoldsAll{Peer: peer})
+		},
+		"add": func(t *rapid.T) {
+			if m.n < 900 {
+				m.add(rapid.SliceOfN(rapid.Uint32Range(1, 300_000), 1, 5).Draw(t, "more"))
+				m.step(fetch.Tick{})
+			}
+		},
+	}
+}
+
+// pieces are the things that may happen to pieces at any time.
+func (m *model) pieces() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"arrived": func(*rapid.T) {
+			peer, i, ok := m.pick()
+			if ok {
+				delete(m.out[i], peer)
+				m.check[i] = peer
+			}
+			m.step(fetch.Arrived{Peer: peer, Piece: i})
+			if ok && len(m.out[i]) > 0 {
+				m.t.Fatalf("piece %d arrived and is still asked for", i)
+			}
+		},
+		"verified": func(*rapid.T) {
+			i := m.piece()
+			if m.check[i] != "" {
+				delete(m.check, i)
+				m.here[i] = true
+			}
+			m.step(fetch.Verified{Piece: i})
+		},
+		"corrupt": func(*rapid.T) {
+			i := m.piece()
+			peer := m.check[i]
+			delete(m.check, i)
+			m.step(fetch.Corrupt{Peer: peer, Piece: i, What: "wrong"})
+		},
+		"refused": func(*rapid.T) {
+			peer, i, ok := m.pick()
+			if ok {
+				delete(m.out[i], peer)
+				delete(m.peers[peer], i)
+			}
+			m.step(fetch.Refused{Peer: peer, Piece: i})
+		},
+		"here": func(*rapid.T) {
+			i := m.piece()
+			if m.check[i] == "" {
+				m.here[i] = true
+			}
+			m.step(fetch.Here{Piece: i})
+		},
+		"time": func(t *rapid.T) {
+			m.s.now += time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * time.Millisecond
+			m.step(fetch.Tick{})
+		},
+	}
+}
+
+// finish has one honest neighbour come that has everything and stays, while the others say nothing any more: all must come.
+func (m *model) finish() {
+	for peer := range m.peers {
+		m.stalled[peer] = true
+	}
+	for i := range m.check {
+		delete(m.check, i)
+		m.here[i] = true
+		m.step(fetch.Verified{Piece: i})
+	}
+	m.peers["honest"] = map[int32]bool{}
+	for i := range int32(m.n) {
+		m.peers["honest"][i] = true
+	}
+	m.step(fetch.Join{Peer: "honest"})
+	m.step(fetch.HoldsAll{Peer: "honest"})
+	m.answerAll()
 }
 
 // BenchmarkPlanner measures one piece's way through a planner with 300,000 pieces and twelve neighbours, of which most hold

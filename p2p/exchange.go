@@ -324,7 +324,10 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 		n.learn(env, p)
 	}
 	for _, e := range v.evidence {
-		n.catalog.AddEvidence(e.A, e.B)
+		if r := n.catalog.AddEvidence(e.A, e.B); r.Verdict == announce.Reject {
+			n.offence(p, fmt.Errorf("sending evidence: %s", r.Reason))
+			return
+		}
 	}
 	n.ex.seen[p] = [2][8]byte{n.catalog.Digest(), v.theirs}
 	if n.catalog.Digest() != before {

@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -235,6 +236,7 @@ func (n *Node) startJob(l *line, j *job, work func(ctx context.Context) error, f
 		})
 		cancel()
 		close(j.done)
+		debug.FreeOSMemory() // a long list of files was in hand; an idle node should not sit on it
 	}()
 }
 

@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -93,60 +94,53 @@ func (s *state) all(bucket string, f func(key string, value []byte)) error {
 	})
 }
 
-// saveCatalog writes what the catalog holds, in one transaction.
+// saveCatalog makes the buckets of the catalog say exactly what it holds, in one transaction.
 func (s *state) saveCatalog(c *announce.Catalog) error {
+	announced, evidence := map[string][]byte{}, map[string][]byte{}
+	for _, h := range c.Heads() {
+		if _, env, ok := c.Latest(h.Product); ok {
+			announced[h.Product] = env
+		}
+	}
+	for i, e := range c.Evidence() {
+		v := binary.AppendUvarint(nil, uint64(len(e.A)))
+		evidence[fmt.Sprintf("%02d", i)] = append(append(v, e.A...), e.B...)
+	}
+	roots := map[string][]byte{}
+	for _, step := range c.RootChain() {
+		roots[string(binary.BigEndian.AppendUint64(nil, step.Version))] = step.Envelope
+	}
 	return s.db.Update(func(tx *bolt.Tx) error {
-		put := func(bucket string, key, value []byte) error {
-			b := tx.Bucket([]byte(bucket))
-			if old := b.Get(key); string(old) == string(value) {
-				return nil
-			}
-			return b.Put(key, value)
-		}
-		if err := replaceRoots(tx, c.RootChain()); err != nil {
-			return err
-		}
-		for _, h := range c.Heads() {
-			if _, env, ok := c.Latest(h.Product); ok {
-				if err := put("announced", []byte(h.Product), env); err != nil {
-					return err
-				}
-			}
-		}
-		for i, e := range c.Evidence() {
-			v := binary.AppendUvarint(nil, uint64(len(e.A)))
-			v = append(append(v, e.A...), e.B...)
-			if err := put("evidence", binary.BigEndian.AppendUint32(nil, uint32(i)), v); err != nil {
-				return err
-			}
-		}
-		return nil
+		return errors.Join(replace(tx, "roots", roots), replace(tx, "announced", announced), replace(tx, "evidence", evidence))
 	})
 }
 
-// replaceRoots keeps exactly the chain: a root that a person replaced by an unrelated one must not come back.
-func replaceRoots(tx *bolt.Tx, chain []announce.RootStep) error {
-	b := tx.Bucket([]byte("roots"))
-	n := 0
-	same := true
-	b.ForEach(func(_, v []byte) error {
-		same = same && n < len(chain) && string(chain[n].Envelope) == string(v)
-		n++
+// replace makes bucket hold exactly want, writing only what differs.
+func replace(tx *bolt.Tx, bucket string, want map[string][]byte) error {
+	b := tx.Bucket([]byte(bucket))
+	var gone [][]byte
+	same := map[string]bool{}
+	b.ForEach(func(k, v []byte) error {
+		if w, ok := want[string(k)]; !ok {
+			gone = append(gone, bytes.Clone(k))
+		} else if bytes.Equal(v, w) {
+			same[string(k)] = true
+		}
 		return nil
 	})
-	if same && n == len(chain) {
-		return nil
-	}
-	if err := tx.DeleteBucket([]byte("roots")); err != nil {
-		return err
-	}
-	b, err := tx.CreateBucket([]byte("roots"))
-	for _, step := range chain {
-		if err == nil {
-			err = b.Put(binary.BigEndian.AppendUint64(nil, step.Version), step.Envelope)
+	for _, k := range gone {
+		if err := b.Delete(k); err != nil {
+			return err
 		}
 	}
-	return err
+	for k, v := range want {
+		if !same[k] {
+			if err := b.Put([]byte(k), v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s *state) loadCatalog() (*announce.Catalog, error) {

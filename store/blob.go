@@ -88,7 +88,7 @@ func openRegular(root *os.Root, name string) (*os.File, int64, error) {
 	if !was.Mode().IsRegular() {
 		return nil, 0, fmt.Errorf("%s: not a regular file", name)
 	}
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|largeFile, 0)
 	if err != nil {
 		return nil, 0, err
 	}

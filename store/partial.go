@@ -105,7 +105,7 @@ func (p *Partial) openFile() (*os.File, error) {
 			return nil, err
 		}
 	}
-	return root.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	return root.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK|largeFile, 0o600)
 }
 
 // saveList keeps the chunk list of a blob that is not whole.

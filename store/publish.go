@@ -367,7 +367,7 @@ type sourceError struct{ err error }
 func (e *sourceError) Error() string { return e.err.Error() }
 
 func (p *publisher) readOnce(j *job, buf []byte) error {
-	f, fi, err := j.dir.openNoFollow(j.name, j.info)
+	f, fi, err := j.dir.open(j.name, j.info)
 	if isGone(err) {
 		return errChanged
 	}

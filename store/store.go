@@ -149,7 +149,7 @@ func lockFile(root *os.Root, name string, how int) (*os.File, error) {
 	if fi, err := root.Lstat(name); err == nil && !fi.Mode().IsRegular() {
 		return nil, fmt.Errorf("locking %s: not a regular file", name)
 	}
-	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK|largeFile, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking: %w", err)
 	}
@@ -194,7 +194,7 @@ func (s *Store) closeFiles() {
 // temp makes a new file of our own below the session. Its name begins with prefix.
 func (s *Store) temp(prefix string) (*os.File, string, error) {
 	name := fmt.Sprintf("%s.%d", prefix, s.seq.Add(1))
-	f, err := s.tmp.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := s.tmp.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|largeFile, 0o600)
 	return f, name, err
 }
 

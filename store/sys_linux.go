@@ -10,6 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// largeFile goes with every open: on 32-bit machines os.Root does not ask by itself for files of more than 2 GiB.
+const largeFile = unix.O_LARGEFILE
+
 // syncFS writes out everything that was written to the file system of dir before the call. Since Linux 5.8 it reports
 // writeback errors that happened since the last call on the same open file.
 func syncFS(dir *os.File) error {

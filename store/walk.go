@@ -185,9 +185,10 @@ func (w *walker) send(ctx context.Context, j *job) error {
 	}
 }
 
-// openNoFollow opens a file of the tree for reading, without waiting for anybody at the other end.
-func (d *treeDir) openNoFollow(name string, was fs.FileInfo) (*os.File, fs.FileInfo, error) {
-	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+// open opens a file of the tree for reading, without waiting for anybody at the other end. If a link was put in its place since
+// the walk saw it, it is another file.
+func (d *treeDir) open(name string, was fs.FileInfo) (*os.File, fs.FileInfo, error) {
+	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|largeFile, 0)
 	if err != nil {
 		return nil, nil, err
 	}

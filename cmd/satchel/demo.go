@@ -92,7 +92,6 @@ func (d *demo) run(ctx context.Context) (err error) {
 	for _, step := range []func(context.Context) error{d.setUp, d.start, d.firstRelease, d.secondRelease, d.goBack} {
 		limited, cancel := context.WithTimeoutCause(ctx, demoPatience, fmt.Errorf("the demo made no headway for %v", demoPatience))
 		err := step(limited)
-		fmt.Fprintln(os.Stderr, "T step", time.Since(d.began))
 		cancel()
 		if err != nil {
 			return d.withLogs(ctx, err)
@@ -291,6 +290,9 @@ func (d *demo) spread(ctx context.Context, withLate bool) error {
 	again := time.NewTicker(200 * time.Millisecond)
 	defer again.Stop()
 	for {
+		if _, err := d.publisher.status(ctx); err != nil {
+			return err
+		}
 		ready, half := 0, 0
 		for _, m := range d.laptops {
 			if !m.running() {
@@ -390,11 +392,12 @@ func (d *demo) note(format string, args ...any) { fmt.Fprintf(d.stdout, format+"
 func (d *demo) clean() error {
 	var g errgroup.Group
 	for _, m := range d.machines() {
-		g.Go(func() error { m.stop(); return nil })
+		g.Go(func() error {
+			m.stop()
+			return errors.Join(removeTree(m.home), removeTree(m.image))
+		})
 	}
-	g.Wait()
-	fmt.Fprintln(os.Stderr, "T stopped", time.Since(d.began))
-	if err := removeTree(d.dir); err != nil {
+	if err := errors.Join(g.Wait(), removeTree(d.dir)); err != nil {
 		return fmt.Errorf("removing the demo's directory: %w", err)
 	}
 	return nil

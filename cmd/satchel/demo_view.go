@@ -37,7 +37,7 @@ func (v *view) say(format string, args ...any) {
 func (v *view) draw(last bool) {
 	if v.sc != nil {
 		width, height, _ := terminal(v.d.rawStdout)
-		v.sc.draw(v.picture(), width, height)
+		v.sc.draw(v.picture(width), width, height)
 		return
 	}
 	figures := time.Since(v.lines) >= 2*time.Second
@@ -63,30 +63,55 @@ func (v *view) product(m *machine) p2p.ProductStatus {
 	return p2p.ProductStatus{State: p2p.StateNone}
 }
 
-// picture is the table.
-func (v *view) picture() string {
-	rows := []string{"LAPTOP\tSTATE\tHAS\t\tAT\tFROM"}
+// picture is the table: who has how much, and from whom.
+func (v *view) picture(width int) string {
+	all := v.d.machines()
+	bar := width >= 100
+	head := "LAPTOP\tSTATE\tHAS\t"
+	if bar {
+		head += "\t"
+	}
+	head += "MB: WAS HERE\t"
+	for _, m := range all {
+		head += strings.ToUpper(m.name) + "\t"
+	}
+	rows := []string{head}
 	for _, m := range v.d.laptops {
-		if !m.running() {
-			rows = append(rows, m.name+"\tis off\t\t\t\t")
-			continue
-		}
 		p := v.product(m)
-		has, bar, at, from := "", "", "", ""
-		if f := p.Fetch; f != nil {
-			done := hasPercent(f)
-			has, bar = fmt.Sprintf("%3d %%", done), strings.Repeat("█", done/5)+strings.Repeat("░", 20-done/5)
-			from = v.sources(f)
-			if p.State == p2p.StateFetching && f.RateBytes > 0 {
-				at = rate(f.RateBytes)
-			}
+		state, f := p.State, p.Fetch
+		if !m.running() {
+			state = "is off"
 		}
-		rows = append(rows, strings.Join([]string{m.name, p.State, bar, has, at, from}, "\t"))
+		if f == nil {
+			f = &p2p.FetchStatus{}
+		}
+		has := hasPercent(f)
+		row := fmt.Sprintf("%s\t%s\t%d %%\t", m.name, state, has)
+		if bar {
+			row += strings.Repeat("█", has/5) + strings.Repeat("░", 20-has/5) + "\t"
+		}
+		row += megabytes(f.BytesHad+f.BytesLocal) + "\t"
+		for _, from := range all {
+			row += megabytes(f.BytesBySource[from.id]) + "\t"
+		}
+		rows = append(rows, row)
 	}
 	var b strings.Builder
 	table(&b, rows...)
-	fmt.Fprintf(&b, "publisher has sent %s; %.1f s\n", size(v.d.publisher.last.Node.BytesSent), time.Since(v.began).Seconds())
+	fmt.Fprintf(&b, "the publisher has sent %s in all; %.1f s\n", size(v.d.publisher.last.Node.BytesSent), time.Since(v.began).Seconds())
 	return b.String()
+}
+
+// megabytes is a number for a column of them; nothing is a dot.
+func megabytes(n uint64) string {
+	switch mb := float64(n) / 1e6; {
+	case n == 0:
+		return "."
+	case mb < 10:
+		return fmt.Sprintf("%.2f", mb)
+	default:
+		return fmt.Sprintf("%.1f", mb)
+	}
 }
 
 func (v *view) sources(f *p2p.FetchStatus) string {

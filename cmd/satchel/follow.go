@@ -43,7 +43,7 @@ Works with and without a running node.`, exitOK, exitFailure, exitUsage, exitInU
 			})
 		},
 	}
-	cmd.Flags().StringVar(&image, "image", "", "directory that gets the releases")
+	cmd.Flags().StringVar(&image, "image", "", "`DIR` that gets the releases")
 	cmd.MarkFlagRequired("image")
 	cmd.MarkFlagDirname("image")
 	return cmd

@@ -27,7 +27,7 @@ Works with and without a running node.`, exitOK, exitFailure, exitUsage, exitInU
 		Args:              exactly("PRODUCT"),
 		ValidArgsFunction: e.completeProducts,
 	}
-	cmd.Flags().Uint64Var(&seq, "seq", 0, "number of the release (default the newest)")
+	cmd.Flags().Uint64Var(&seq, "seq", 0, "number `N` of the release (default the newest)")
 	cmd.Flags().BoolVar(&paths, "paths", false, "print only the paths")
 	cmd.Flags().BoolVar(&null, "null", false, "print only the paths, as they are, each ended by a zero byte")
 	asJSON := jsonFlag(cmd)

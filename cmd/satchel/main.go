@@ -89,7 +89,7 @@ units: 1 MB is 1,000,000 bytes.`,
 			return err
 		},
 	}
-	root.PersistentFlags().StringVar(&e.home, "home", "", "directory of everything satchel keeps (default $SATCHEL_HOME, else the system's or user's)")
+	root.PersistentFlags().StringVar(&e.home, "home", "", "`DIR` of everything satchel keeps (default $SATCHEL_HOME, else the system's or user's)")
 	root.MarkPersistentFlagDirname("home")
 	root.SetVersionTemplate("satchel {{.Version}}\n")
 	root.SetHelpCommand(newHelpCommand())

@@ -228,7 +228,10 @@ func (m *machine) publish(product, version, tree string) {
 
 func (m *machine) image() string { return m.home + "-image" }
 
-func (m *machine) follow(product string) { m.s.t.Helper(); m.run("follow", product, "--image", m.image()) }
+func (m *machine) follow(product string) {
+	m.s.t.Helper()
+	m.run("follow", product, "--image", m.image())
+}
 
 func (m *machine) ready(product string, seq int) {
 	m.s.t.Helper()

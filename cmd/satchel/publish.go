@@ -89,12 +89,12 @@ when "satchel up" is started.`, exitOK, exitFailure, exitUsage, exitRefused, exi
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&p.product, "product", "", "name of the product")
-	f.StringVar(&p.version, "version", "", "version to show to people, at most 64 bytes")
-	f.StringArrayVar(&p.keyFiles, "key", nil, "private key that signs; may be repeated")
-	f.Uint64Var(&p.seq, "seq", 0, "number of the release (default the next one)")
-	f.StringVar(&p.notes, "notes", "", "what is new, for people, at most 4096 bytes")
-	f.StringVar(&p.expires, "expires", "", "how long the release may be urgent, as 36h or 7d (default for ever)")
+	f.StringVar(&p.product, "product", "", "name of the `PRODUCT`")
+	f.StringVar(&p.version, "version", "", "`VERSION` to show to people, at most 64 bytes")
+	f.StringArrayVar(&p.keyFiles, "key", nil, "private key `FILE` that signs; may be repeated")
+	f.Uint64Var(&p.seq, "seq", 0, "number `N` of the release (default the next one)")
+	f.StringVar(&p.notes, "notes", "", "`TEXT` that says what is new, at most 4096 bytes")
+	f.StringVar(&p.expires, "expires", "", "`TIME` for which the release may be urgent, as 36h or 7d (default for ever)")
 	f.BoolVar(&p.urgent, "urgent", false, "may wake sleeping machines, where the trust root allows it")
 	asJSON := jsonFlag(cmd)
 	for _, name := range []string{"product", "version", "key"} {

@@ -74,9 +74,9 @@ ROOT is not overwritten.`, exitOK, exitFailure, exitUsage),
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&out, "out", "", "file to write")
-	cmd.Flags().StringVar(&key, "key", "", "private key that signs")
-	cmd.Flags().StringArrayVar(&products, "product", []string{"*"}, "products that the key may publish; may be repeated")
+	cmd.Flags().StringVar(&out, "out", "", "`FILE` to write")
+	cmd.Flags().StringVar(&key, "key", "", "private key `FILE` that signs")
+	cmd.Flags().StringArrayVar(&products, "product", []string{"*"}, "`PATTERN` of products that the key may publish; may be repeated")
 	cmd.Flags().BoolVar(&asleep, "no-wake", false, "urgent releases of these products may not wake sleeping machines")
 	cmd.MarkFlagRequired("out")
 	cmd.MarkFlagRequired("key")

@@ -22,9 +22,9 @@ func newStatusCommand(e *env) *cobra.Command {
 		Long: withExit(`Show the node, its neighbours, and for every product: which release is the newest,
 ready and live, and of a fetch how much was here, is still needed, and came from
 whom. With --watch it is shown again at every change: in place on a terminal, one
-line per change elsewhere, one object a line with --json.
+line per change elsewhere, one object a line with --json; ^C ends it.
 
-Works with and without a running node; --watch needs one.`, exitOK, exitFailure, exitUsage, exitInUse, exitInterrupted),
+Works with and without a running node; --watch needs one.`, exitOK, exitFailure, exitUsage, exitInUse),
 		Example:           "  satchel status\n  satchel status --watch\n  satchel status --json",
 		Args:              exactly(),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -76,10 +76,7 @@ func (e *env) watch(ctx context.Context, asJSON bool) error {
 			return err
 		}
 	}
-	if cause := context.Cause(ctx); live && cause != nil && errors.Is(ctx.Err(), context.Canceled) {
-		return nil // ^C is how one leaves a picture
-	}
-	return context.Cause(ctx)
+	return nil // ^C is how one leaves a picture
 }
 
 // printChanges prints a line for what changed since the last call.

@@ -33,11 +33,11 @@ addresses, one a line, to HOME/addrs. Its log goes to the standard error.`, exit
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&cfg.Listen, "listen", nil, "multiaddr to listen on; may be repeated (default every interface, any port)")
-	f.StringArrayVar(&cfg.Peers, "peer", nil, "full multiaddr of a peer to stay connected to; may be repeated")
+	f.StringArrayVar(&cfg.Listen, "listen", nil, "`MULTIADDR` to listen on; may be repeated (default every interface, any port)")
+	f.StringArrayVar(&cfg.Peers, "peer", nil, "full `MULTIADDR` of a peer to stay connected to; may be repeated")
 	f.BoolVar(&cfg.NoDiscovery, "no-discovery", false, "neither look for neighbours nor show up to them")
 	f.BoolVar(&cfg.QUIC, "quic", false, "speak QUIC as well as TCP")
-	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&level, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]cobra.Completion{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var l slog.Level
@@ -82,7 +82,7 @@ var errDown = errors.New("satchel down")
 // up runs the node until ctx ends or somebody says down.
 func (e *env) up(ctx context.Context, cfg p2p.Config) (err error) {
 	began := time.Now()
-	node, err := p2p.Open(cfg)
+	node, err := openPatiently(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -115,6 +115,30 @@ func (e *env) up(ctx context.Context, cfg p2p.Config) (err error) {
 			size(s.Node.BytesSent), size(s.Node.BytesReceived)))
 	}
 	return err
+}
+
+// openPatiently opens the home for a node. Another verb may have it for a moment; another node has it for long.
+func openPatiently(ctx context.Context, cfg p2p.Config) (*p2p.Node, error) {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	late := time.After(openPatience)
+	for {
+		node, err := p2p.Open(cfg)
+		if p2p.CodeOf(err) != p2p.CodeInUse {
+			return node, err
+		}
+		if c, dialed := control.Dial(ctx, cfg.Home); dialed == nil {
+			c.Close()
+			return nil, err
+		}
+		select {
+		case <-again.C:
+		case <-late:
+			return nil, err
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 func lastWords(ctx context.Context) string {

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"satchel/p2p"
+	"satchel/p2p/control"
 )
 
 func newWaitCommand(e *env) *cobra.Command {
@@ -26,9 +28,9 @@ become known.`, exitOK, exitFailure, exitUsage, exitTimeout, exitInterrupted),
 		Args:              exactly("PRODUCT"),
 		ValidArgsFunction: e.completeProducts,
 	}
-	cmd.Flags().Uint64Var(&seq, "seq", 0, "number of the release, or a newer one (default the newest)")
-	cmd.Flags().StringVar(&state, "state", p2p.StateReady, "ready or active")
-	cmd.Flags().StringVar(&timeout, "timeout", "", "give up after a time, as 90s or 10m (default never)")
+	cmd.Flags().Uint64Var(&seq, "seq", 0, "number `N` of the release, or a newer one (default the newest)")
+	cmd.Flags().StringVar(&state, "state", p2p.StateReady, "`STATE`: ready or active")
+	cmd.Flags().StringVar(&timeout, "timeout", "", "`TIME` after which to give up, as 90s or 10m (default never)")
 	cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions([]cobra.Completion{p2p.StateReady, p2p.StateActive}, cobra.ShellCompDirectiveNoFileComp))
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -69,29 +71,60 @@ become known.`, exitOK, exitFailure, exitUsage, exitTimeout, exitInterrupted),
 	return cmd
 }
 
+// startPatience is how long wait gives a node that was just told to start.
+const startPatience = 3 * time.Second
+
 // wait asks the node that runs; without one it is only seen whether the state is there already.
-func (e *env) wait(ctx context.Context, name string, seq uint64, state string) (p2p.ProductStatus, error) {
+func (e *env) wait(ctx context.Context, name string, seq uint64, state string) (p p2p.ProductStatus, err error) {
 	s, err := e.open(ctx)
 	if err != nil {
-		return p2p.ProductStatus{}, err
+		return p, err
+	}
+	if !s.Running() {
+		now, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		p, err = s.Wait(now, name, seq, state, nil)
+		cancel()
+		if s.Close(); err == nil {
+			return p, nil
+		}
+		if s, err = e.dialPatiently(ctx); err != nil {
+			if errors.Is(err, control.ErrNotRunning) {
+				err = fmt.Errorf("waiting for %s: nothing will change: %w", name, err)
+			}
+			return p, err
+		}
 	}
 	defer s.Close()
-	var off context.CancelFunc = func() {}
-	if !s.Running() {
-		none := advise(p2p.CodeOffline, "start it with \"satchel up\"", fmt.Errorf("waiting for %s: no node is running, so nothing will change", name))
-		ctx, off = context.WithTimeoutCause(ctx, time.Second, none)
-	}
-	defer off()
 	line := e.progressLine()
 	last := p2p.ProductStatus{Product: name, State: p2p.StateNone}
-	p, err := s.Wait(ctx, name, seq, state, func(p p2p.ProductStatus) {
+	p, err = s.Wait(ctx, name, seq, state, func(p p2p.ProductStatus) {
 		last = p
 		line.show("%s", productLine(&p))
 	})
 	line.clear()
-	if err != nil && p2p.CodeOf(err) == p2p.CodeTimeout {
-		return p, advise(p2p.CodeTimeout, fmt.Sprintf("\"satchel explain %s\" says why", name),
+	if p2p.CodeOf(err) == p2p.CodeTimeout {
+		err = advise(p2p.CodeTimeout, fmt.Sprintf("\"satchel explain %s\" says why", name),
 			fmt.Errorf("waiting for %s: it is not %s after the time given: %s", name, state, productLine(&last)))
 	}
 	return p, err
+}
+
+// dialPatiently waits a moment for a node, as in "satchel up & satchel wait lessons".
+func (e *env) dialPatiently(ctx context.Context) (*session, error) {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	late := time.After(startPatience)
+	for {
+		s, err := e.dial(ctx)
+		if !errors.Is(err, control.ErrNotRunning) {
+			return s, err
+		}
+		select {
+		case <-again.C:
+		case <-late:
+			return nil, err
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
