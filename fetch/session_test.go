@@ -390,8 +390,8 @@ func TestResume(t *testing.T) {
 			if limit := w.release.TotalSize + w.release.ManifestSize + 30_000; sum > limit {
 				t.Errorf("fetched %d bytes of at most %d in all", sum, limit)
 			}
-			if round < 3 {
-				t.Errorf("finished in round %d", round)
+			if round == 0 {
+				t.Error("was never interrupted")
 			}
 			return
 		}
@@ -402,7 +402,7 @@ func TestResume(t *testing.T) {
 	t.Error("never finished")
 }
 
-func TestNewRelease(t *testing.T) {
+func TestReleaseContradictsItself(t *testing.T) {
 	dir := tree(t, 11, mixed(20, 2)...)
 	wrong := map[string]func(r *fetch.Release){
 		"product": func(r *fetch.Release) { r.Product = "other" },

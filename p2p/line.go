@@ -263,7 +263,7 @@ func (n *Node) startFetch(l *line, target announce.Announcement) {
 	}
 	n.log.Info("fetching", slog.String("product", l.product), slog.String("version", target.Version), slog.Uint64("seq", target.Seq))
 	n.startJob(l, &job{target: target, state: StateFetching, session: s}, func(ctx context.Context) error {
-		return s.Run(ctx)
+		return fetchError(n.cfg.Home, s.Run(ctx))
 	}, func(err error) {
 		delete(n.sessions, m)
 		if r := n.net; r != nil {
@@ -283,6 +283,17 @@ func (n *Node) startFetch(l *line, target announce.Announcement) {
 		n.log.Info("fetched", slog.String("product", l.product), slog.String("version", target.Version),
 			slog.Uint64("bytes", l.last.BytesFetched))
 	})
+}
+
+// fetchError adds what to do about a disk that takes no more.
+func fetchError(home string, err error) error {
+	switch {
+	case errors.Is(err, store.ErrNoSpace), errors.Is(err, syscall.ENOSPC):
+		return fail(CodeNoSpace, `make room on the disk of `+home+`, for example with "satchel prune"; what is here is kept, and the fetch goes on by itself`, err)
+	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES):
+		return fail(CodeReadOnly, "make "+home+" writable; the fetch then goes on by itself", err)
+	}
+	return err
 }
 
 // startStage lays the release's tree down beside the live one.

@@ -34,8 +34,7 @@ Works with and without a running node.`, exitOK, exitFailure, exitUsage, exitInU
 		}
 		pattern := args[0]
 		if err := announce.ValidPattern(pattern); err != nil {
-			return badUsage(`a pattern looks like xo-os, lessons.* or *; quote it, so that the shell leaves it alone`,
-				"reading pattern %q: %w", pattern, err)
+			return badUsage(`a pattern looks like xo-os, lessons.* or *; quote it, so that the shell leaves it alone`, "%w", err)
 		}
 		return e.withNode(cmd.Context(), func(s *session) error {
 			if remove {

@@ -111,6 +111,17 @@ func (d *demo) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	for _, tree := range []*string{&d.tree, &d.next} { // the machines run elsewhere
+		if *tree == "" {
+			continue
+		}
+		if *tree, err = filepath.Abs(*tree); err != nil {
+			return fmt.Errorf("finding %s: %w", *tree, err)
+		}
+		if _, err := os.ReadDir(*tree); err != nil {
+			return advise(p2p.CodeBadInput, "give directories that can be read", err)
+		}
+	}
 	w, err := weigh(ctx, d.tree, 0)
 	if err != nil {
 		return advise(p2p.CodeBadInput, "give a directory that can be read", fmt.Errorf("reading the tree: %w", err))

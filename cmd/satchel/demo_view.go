@@ -71,7 +71,7 @@ func (v *view) picture(width int) string {
 	if bar {
 		head += "\t"
 	}
-	head += "MB: WAS HERE\t"
+	head += "HERE\t"
 	for _, m := range all {
 		head += strings.ToUpper(m.name) + "\t"
 	}
@@ -98,7 +98,7 @@ func (v *view) picture(width int) string {
 	}
 	var b strings.Builder
 	table(&b, rows...)
-	fmt.Fprintf(&b, "the publisher has sent %s in all; %.1f s\n", size(v.d.publisher.last.Node.BytesSent), time.Since(v.began).Seconds())
+	fmt.Fprintf(&b, "MB that were here, and by source; the publisher has sent %s in all; %.1f s\n", size(v.d.publisher.last.Node.BytesSent), time.Since(v.began).Seconds())
 	return b.String()
 }
 

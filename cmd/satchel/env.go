@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"satchel/announce"
@@ -195,7 +197,7 @@ func jsonFlag(cmd *cobra.Command) *bool {
 // product checks a product's name from the command line.
 func product(name string) (string, error) {
 	if err := announce.ValidProduct(name); err != nil {
-		return "", badUsage("a product is named like xo-os or lessons.maths", "reading product %q: %w", name, err)
+		return "", badUsage("a product is named like xo-os or lessons.maths", "%w", err)
 	}
 	return name, nil
 }
@@ -244,4 +246,22 @@ func (e *env) completeProducts(cmd *cobra.Command, args []string, _ string) ([]c
 		out = append(out, cobra.CompletionWithDesc(p.Product, p.State))
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// required is cobra.Command.ValidateRequiredFlags in words.
+func required(cmd *cobra.Command) error {
+	var missing []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Annotations[cobra.BashCompOneRequiredFlag] != nil && !f.Changed {
+			missing = append(missing, "--"+f.Name)
+		}
+	})
+	switch n := len(missing); n {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("%s is missing", missing[0])
+	default:
+		return fmt.Errorf("%s and %s are missing", strings.Join(missing[:n-1], ", "), missing[n-1])
+	}
 }

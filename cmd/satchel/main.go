@@ -84,13 +84,14 @@ units: 1 MB is 1,000,000 bytes.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			err := cmd.ValidateRequiredFlags()
+			err := required(cmd)
 			e.began, e.verb = err == nil, cmd
 			return err
 		},
 	}
 	root.PersistentFlags().StringVar(&e.home, "home", "", "`DIR` of everything satchel keeps (default $SATCHEL_HOME, else the system's or user's)")
 	root.MarkPersistentFlagDirname("home")
+	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("satchel {{.Version}}\n")
 	root.SetHelpCommand(newHelpCommand())
 	root.AddGroup(

@@ -461,3 +461,27 @@ func TestLinkComesAndGoes(t *testing.T) {
 		})
 	}
 }
+
+// A disk that fills up stops the fetch with advice, loses nothing, and lets it go on when there is room.
+func TestDiskFull(t *testing.T) {
+	s := newSchool(t, 2, "v4")
+	pub, m := s.laptops[0], s.laptops[1]
+	tree := sample(t, 1, 30_000_000)
+	small := t.TempDir()
+	s.must(exec.Command("mount", "-t", "tmpfs", "-o", "size=12m", "satchel-test", small))
+	t.Cleanup(func() { m.kill(); exec.Command("umount", small).Run() })
+	m.home = filepath.Join(small, "home")
+	m.run("trust", s.root)
+	pub.start()
+	pub.publish("xo-os", "1", tree)
+	m.follow("xo-os")
+	m.start()
+	m.until("a full disk", func(st status) bool { return len(st.Products) == 1 && st.Products[0].State == "failed" })
+	if out := m.run("explain", "xo-os"); !strings.Contains(out, "no space") || !strings.Contains(out, "make room") {
+		t.Errorf("explain does not say what to do:\n%s", out)
+	}
+	s.must(exec.Command("mount", "-o", "remount,size=200m", small))
+	m.ready("xo-os", 1)
+	m.same("xo-os", tree)
+	m.run("verify")
+}

@@ -124,7 +124,7 @@ func (p *publishing) check() error {
 		return err
 	}
 	if err := announce.ValidVersion(p.version); err != nil {
-		return badUsage("give --version with at most 64 printable bytes", "reading version %q: %w", p.version, err)
+		return badUsage("give --version with at most 64 printable bytes", "%w", err)
 	}
 	if p.seqGiven && p.seq == 0 {
 		return badUsage("leave --seq out to take the next number", "a release's number is at least 1")

@@ -56,7 +56,7 @@ ROOT is not overwritten.`, exitOK, exitFailure, exitUsage),
 		RunE: func(*cobra.Command, []string) error {
 			for _, p := range products {
 				if err := announce.ValidPattern(p); err != nil {
-					return badUsage(`a pattern looks like xo-os, lessons.* or *`, "reading pattern %q: %w", p, err)
+					return badUsage(`a pattern looks like xo-os, lessons.* or *`, "%w", err)
 				}
 			}
 			k, err := e.readKey(key)

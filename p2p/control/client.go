@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"net"
 	"net/http"
@@ -42,6 +43,10 @@ func Dial(ctx context.Context, home string) (*Client, error) {
 	conn, err := connect(ctx, home)
 	if nobodyListens(err) {
 		return nil, ErrNotRunning
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, &p2p.Error{Code: p2p.CodeReadOnly, Hint: "it belongs to another user: become that user, or choose another home with --home",
+			Err: fmt.Errorf("connecting to the node of %q: %w", home, fs.ErrPermission)}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the node: %w", err)

@@ -102,5 +102,5 @@ func connect(ctx context.Context, home string) (net.Conn, error) {
 
 // nobodyListens tells the errors of a home without a node from those of a home that cannot be used.
 func nobodyListens(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOTDIR)
 }
