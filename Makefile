@@ -11,7 +11,7 @@ build: ## bin/satchel
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/satchel ./cmd/satchel
 
 test: lint tools ## everything that can pass or fail, with the race detector
-	$(GO) test -race -timeout 20m $(PKGS)
+	.ci/test
 
 check: test ## the same
 

@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/core/transport"
 	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
@@ -21,7 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
-	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
@@ -91,7 +92,7 @@ func addTransports(sw *swarm.Swarm, key crypto.PrivKey, withQUIC bool, rm networ
 	mux := *yamux.DefaultTransport
 	mux.MaxStreamWindowSize = streamWindow
 	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: &mux}}
-	security, err := tls.New(tls.ID, key, muxers)
+	security, err := newTimeless(key, []protocol.ID{yamux.ID})
 	if err != nil {
 		return err
 	}
@@ -132,7 +133,11 @@ func newQUIC(key crypto.PrivKey, rm network.ResourceManager, gater *gater) (tran
 	if err != nil {
 		return nil, err
 	}
-	return quic.NewTransport(key, cm, nil, gater, rm)
+	template, err := timelessCertificate()
+	if err != nil {
+		return nil, err
+	}
+	return quic.NewTransport(key, cm, nil, gater, rm, quic.WithTLSIdentityOption(libp2ptls.WithCertTemplate(template)))
 }
 
 // lanPrefixes are the ranges that a school's laptops share. libp2p's defaults take eight connections from one

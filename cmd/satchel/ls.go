@@ -31,11 +31,13 @@ Works with and without a running node.`, exitOK, exitFailure, exitUsage, exitInU
 	cmd.Flags().BoolVar(&paths, "paths", false, "print only the paths")
 	cmd.Flags().BoolVar(&null, "null", false, "print only the paths, as they are, each ended by a zero byte")
 	asJSON := jsonFlag(cmd)
-	cmd.MarkFlagsMutuallyExclusive("json", "paths", "null")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name, err := product(args[0])
 		if err != nil {
 			return err
+		}
+		if *asJSON && (paths || null) || paths && null {
+			return badUsage("choose one of them", "--json, --paths and --null exclude each other")
 		}
 		out := bufio.NewWriterSize(e.stdout, 64<<10)
 		each := func(en control.Entry) error { _, err := fmt.Fprintln(out, entryLine(en)); return err }

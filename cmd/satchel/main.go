@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -112,6 +113,8 @@ units: 1 MB is 1,000,000 bytes.`,
 			root.AddCommand(c)
 		}
 	}
+	root.InitDefaultCompletionCmd()
+	amendCompletion(root)
 	return root
 }
 
@@ -148,5 +151,29 @@ func newHelpCommand() *cobra.Command {
 			at.InitDefaultHelpFlag()
 			return at.Help()
 		},
+	}
+}
+
+// amendCompletion has cobra's completion verb refuse shells that it does not know, and say how it ends.
+func amendCompletion(root *cobra.Command) {
+	for _, c := range root.Commands() {
+		if c.Name() != "completion" {
+			continue
+		}
+		c.Short = "write what a shell needs to complete satchel's command lines"
+		c.Long = withExit("Write what a shell needs to complete satchel's command lines.", exitOK, exitUsage)
+		c.Example = "  satchel completion bash >/etc/bash_completion.d/satchel"
+		c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownVerb(cmd, args[0])
+			}
+			return nil
+		}
+		for _, shell := range c.Commands() {
+			shell.Short = "for " + shell.Name()
+			shell.Example = fmt.Sprintf("  satchel completion %s >satchel.%s", shell.Name(), shell.Name())
+			shell.Long = withExit(shell.Long, exitOK, exitFailure, exitUsage)
+		}
 	}
 }

@@ -70,6 +70,3 @@ func (s *screen) draw(text string, width, height int) {
 	io.WriteString(s.w, b.String())
 	s.drawn = len(lines)
 }
-
-// rest lets what was drawn stay: the next draw is below it.
-func (s *screen) rest() { s.drawn = 0 }
