@@ -35,8 +35,15 @@ type asker struct {
 	next     uint64
 	pending  map[uint64]*asked
 	wire     map[sessionRequest]uint64
-	sessions map[cid.Cid]*fetch.Session
+	sessions map[cid.Cid]*attached
 	closed   bool
+}
+
+// attached is a fetch that asks this neighbour what it holds. Only a neighbour that takes part, because it holds
+// some of the release or fetches it too, is made known to the fetch: it would wait for the others.
+type attached struct {
+	*fetch.Session
+	joined bool
 }
 
 type sessionRequest struct {
@@ -62,7 +69,7 @@ var _ fetch.Peer = (*sessionPeer)(nil)
 func newAsker(stream network.Stream, received func(peer.ID, int), log *slog.Logger) *asker {
 	p := stream.Conn().RemotePeer()
 	return &asker{peer: p, name: p.String(), stream: stream, received: received, log: log, wake: make(chan struct{}, 1),
-		pending: map[uint64]*asked{}, wire: map[sessionRequest]uint64{}, sessions: map[cid.Cid]*fetch.Session{}}
+		pending: map[uint64]*asked{}, wire: map[sessionRequest]uint64{}, sessions: map[cid.Cid]*attached{}}
 }
 
 // run moves frames both ways until the stream ends. It returns why; errProtocol is the peer's fault.
@@ -81,23 +88,43 @@ func (a *asker) run(ctx context.Context) error {
 	a.stream.Reset()
 	<-done
 	for _, s := range sessions {
-		s.PeerDown(a.name)
+		if s.joined {
+			s.PeerDown(a.name)
+		}
 	}
 	return err
 }
 
-// attach makes the neighbour known to a fetch and asks it what it holds of the manifest.
+// attach asks the neighbour what it holds of a manifest, for a fetch.
 func (a *asker) attach(manifest cid.Cid, s *fetch.Session) {
 	a.mu.Lock()
-	if a.closed || a.sessions[manifest] == s {
+	old := a.sessions[manifest]
+	if a.closed || old != nil && old.Session == s {
 		a.mu.Unlock()
 		return
 	}
-	a.sessions[manifest] = s
+	a.sessions[manifest] = &attached{Session: s}
 	a.out = appendFrame(a.out, frameWatch, manifest.Bytes())
 	a.mu.Unlock()
-	s.PeerUp(&sessionPeer{a, s})
 	a.poke()
+}
+
+// join makes the neighbour known to the fetch of manifest, once, and returns that fetch; nil when there is none.
+func (a *asker) join(manifest cid.Cid) *fetch.Session {
+	a.mu.Lock()
+	s := a.sessions[manifest]
+	first := s != nil && !s.joined
+	if first {
+		s.joined = true
+	}
+	a.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	if first {
+		s.PeerUp(&sessionPeer{a, s.Session})
+	}
+	return s.Session
 }
 
 // detach ends what attach began.
@@ -107,7 +134,7 @@ func (a *asker) detach(manifest cid.Cid) {
 		delete(a.sessions, manifest)
 		a.out = appendFrame(a.out, frameUnwatch, manifest.Bytes())
 		for key, id := range a.wire {
-			if key.s == s {
+			if key.s == s.Session {
 				a.out = appendFrame(a.out, frameCancel, binary.AppendUvarint(nil, id))
 			}
 		}
@@ -240,7 +267,10 @@ func (a *asker) accept(typ byte, b *body) error {
 		if err != nil {
 			return err
 		}
-		if s := a.session(m); s != nil {
+		if !hm.All && !hm.Manifest && len(hm.Blobs) == 0 && len(hm.Partial) == 0 {
+			return nil
+		}
+		if s := a.join(m); s != nil {
 			s.HaveMap(a.name, hm)
 		}
 	case frameHave:
@@ -249,19 +279,13 @@ func (a *asker) accept(typ byte, b *body) error {
 		if err != nil {
 			return err
 		}
-		if s := a.session(m); s != nil {
+		if s := a.join(m); s != nil {
 			s.Have(a.name, hs)
 		}
 	default:
 		return protocolError("reply frame of type %d", typ)
 	}
 	return nil
-}
-
-func (a *asker) session(manifest cid.Cid) *fetch.Session {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.sessions[manifest]
 }
 
 func (a *asker) acceptData(b *body, more bool) error {

@@ -25,7 +25,7 @@ func FuzzRequests(f *testing.F) {
 	f.Add(append(appendFrame(nil, frameWatch, c), appendFrame(nil, frameUnwatch, c)...))
 	f.Add(appendFrame(nil, frameWant, bytes.Repeat([]byte{0xff}, 50)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		v := &served{srv: &server{}, wake: make(chan struct{}, 1), watches: map[cid.Cid]*watch{}}
+		v := &served{srv: newServer(nil, slog.New(slog.DiscardHandler)), wake: make(chan struct{}, 1), watches: map[cid.Cid]*watch{}}
 		r := reader(data)
 		for {
 			typ, b, err := readFrame(r, maxRequestFrame)
@@ -54,7 +54,7 @@ func FuzzReplies(f *testing.F) {
 	f.Add(appendFrame(nil, frameHave, m.Bytes(), encodeHaves([]fetch.Have{{Blob: 3, Chunk: -1}, {Blob: fetch.ManifestBlob, Chunk: 9}})))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		a := &asker{wake: make(chan struct{}, 1), pending: map[uint64]*asked{}, wire: map[sessionRequest]uint64{},
-			sessions: map[cid.Cid]*fetch.Session{}, log: slog.New(slog.DiscardHandler), received: func(peer.ID, int) {}}
+			sessions: map[cid.Cid]*attached{}, log: slog.New(slog.DiscardHandler), received: func(peer.ID, int) {}}
 		r := reader(data)
 		for {
 			typ, b, err := readFrame(r, maxReplyFrame)

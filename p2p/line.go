@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"satchel/announce"
 	"satchel/fetch"
@@ -252,7 +253,7 @@ func (n *Node) startFetch(l *line, target announce.Announcement) {
 	s := fetch.New(fetch.Config{Store: n.store, Self: n.id.String(), Seed: maphash.String(maphash.MakeSeed(), m.String()), Log: n.log,
 		Release: fetch.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq, Manifest: m,
 			ManifestSize: target.ManifestSize, TotalSize: target.TotalSize},
-		OnHave:  func(h []fetch.Have) { srv.news(m, h, false) },
+		OnHave:  func(h []fetch.Have) { srv.news(m, h, len(h) == 0) }, // none: so many that the whole map is shorter
 		OnBlame: func(peer, reason string) { n.post(func() { n.blame(peer, reason) }) },
 	})
 	n.sessions[m] = s
@@ -326,14 +327,18 @@ func (n *Node) stage(ctx context.Context, img *image.Image, target announce.Anno
 
 // blame is what a fetch says of a neighbour that lied or stalled.
 func (n *Node) blame(name, reason string) {
-	if n.net == nil {
+	p, err := peer.Decode(name)
+	if err != nil || n.net == nil {
 		return
 	}
-	for p := range n.net.table.known {
-		if p.String() == name {
-			n.offence(p, errors.New(reason))
-			return
-		}
+	if !strings.HasPrefix(reason, fetch.Stalled) {
+		n.offence(p, errors.New(reason))
+		return
+	}
+	// Silence is no crime: it may sleep. A new stream gives it another chance.
+	n.log.Info("neighbour stalled", slog.String("peer", name), slog.String("reason", reason))
+	if a := n.net.askers[p]; a != nil {
+		a.stream.Reset()
 	}
 }
 

@@ -435,9 +435,7 @@ func (n *Node) openAsker(p peer.ID) {
 		return
 	}
 	if a := r.askers[p]; a != nil {
-		for m, s := range n.sessions {
-			a.attach(m, s)
-		}
+		n.attachAll(r, a)
 		return
 	}
 	r.opening[p] = true
@@ -453,9 +451,7 @@ func (n *Node) openAsker(p peer.ID) {
 		n.post(func() {
 			delete(r.opening, p)
 			r.askers[p] = a
-			for m, s := range n.sessions {
-				a.attach(m, s)
-			}
+			n.attachAll(r, a)
 		})
 		err = a.run(ctx)
 		n.post(func() {
@@ -466,6 +462,16 @@ func (n *Node) openAsker(p peer.ID) {
 			n.retryAsker(p)
 		})
 	})
+}
+
+// attachAll lets every fetch know of a stream to a neighbour.
+func (n *Node) attachAll(r *running, a *asker) {
+	for m, s := range n.sessions {
+		a.attach(m, s)
+		if r.server.watches(a.peer, m) {
+			a.join(m)
+		}
+	}
 }
 
 // retryAsker opens the stream again in a while, if it is still of use then.

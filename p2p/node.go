@@ -311,6 +311,13 @@ func (n *Node) startNetwork(ctx context.Context) (*running, error) {
 	r.server = newServer(n.store, n.log)
 	r.server.holdings, r.server.sent = n.holdings, r.sentTo
 	r.server.offence = func(p peer.ID, err error) { n.post(func() { n.offence(p, err) }) }
+	r.server.watched = func(p peer.ID, m cid.Cid) {
+		n.post(func() {
+			if a := r.askers[p]; a != nil {
+				a.join(m)
+			}
+		})
+	}
 	h.SetStreamHandler(protoBlobs, func(s network.Stream) { r.server.handle(ctx, s) })
 	h.SetStreamHandler(protoCatalog, n.answer)
 	h.Network().Notify(n.notifee())

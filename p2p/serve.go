@@ -52,6 +52,7 @@ type server struct {
 	holdings func(manifest cid.Cid) fetch.HaveMap
 	sent     func(p peer.ID, n int)
 	offence  func(p peer.ID, err error)
+	watched  func(p peer.ID, manifest cid.Cid) // p fetches this, too
 	log      *slog.Logger
 	bufs     sync.Pool
 
@@ -60,7 +61,7 @@ type server struct {
 }
 
 func newServer(st *store.Store, log *slog.Logger) *server {
-	return &server{store: st, log: log, streams: map[*served]struct{}{},
+	return &server{store: st, log: log, streams: map[*served]struct{}{}, watched: func(peer.ID, cid.Cid) {},
 		bufs: sync.Pool{New: func() any { b := make([]byte, 0, replyBuffer+64); return &b }}}
 }
 
@@ -183,20 +184,43 @@ func (v *served) accept(typ byte, b *body) error {
 		if b.err != nil {
 			return b.err
 		}
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		if typ == frameUnwatch {
-			delete(v.watches, c)
-			return nil
-		}
-		if len(v.watches) >= maxWatches && v.watches[c] == nil {
-			return protocolError("more than %d manifests watched", maxWatches)
-		}
-		v.watches[c] = &watch{whole: true, due: time.Now()}
-		return nil
+		return v.acceptWatch(c, typ == frameWatch)
 	default:
 		return protocolError("request frame of type %d", typ)
 	}
+}
+
+func (v *served) acceptWatch(c cid.Cid, on bool) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !on {
+		delete(v.watches, c)
+		return nil
+	}
+	if len(v.watches) >= maxWatches && v.watches[c] == nil {
+		return protocolError("more than %d manifests watched", maxWatches)
+	}
+	v.watches[c] = &watch{whole: true, due: time.Now()}
+	v.srv.watched(v.peer, c)
+	return nil
+}
+
+// watches reports whether p has asked what is held here of manifest.
+func (s *server) watches(p peer.ID, manifest cid.Cid) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for v := range s.streams {
+		if v.peer == p && v.watching(manifest) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *served) watching(manifest cid.Cid) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.watches[manifest] != nil
 }
 
 func (v *served) acceptWant(b *body) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,6 +53,7 @@ func TestHelpExamples(t *testing.T) {
 				if len(words) == 0 || words[0] != "satchel" {
 					continue
 				}
+				words = slices.DeleteFunc(words, func(w string) bool { return strings.HasPrefix(w, ">") })
 				for i, w := range words {
 					words[i] = strings.Trim(w, `"'`)
 				}

@@ -59,16 +59,24 @@ become known.`, exitOK, exitFailure, exitUsage, exitTimeout, exitInterrupted),
 		if *asJSON {
 			return e.printJSON(p)
 		}
-		r := p.Newest
-		if p.Live != nil && p.State == p2p.StateActive {
-			r = p.Live
-		} else if p.Ready != nil {
-			r = p.Ready
-		}
-		fmt.Fprintf(e.stdout, "%s: %s is %s\n", name, releaseWords(r), p.State)
+		r, is := waitedFor(&p)
+		fmt.Fprintf(e.stdout, "%s: %s is %s\n", name, releaseWords(r), is)
 		return nil
 	}
 	return cmd
+}
+
+// waitedFor is the release that fulfils a wait, and what it is.
+func waitedFor(p *p2p.ProductStatus) (r *p2p.ReleaseStatus, is string) {
+	switch {
+	case p.Live != nil && p.Newest != nil && p.Live.Manifest == p.Newest.Manifest:
+		return p.Live, p2p.StateActive
+	case p.Ready != nil:
+		return p.Ready, p2p.StateReady
+	case p.Live != nil && p.State != p2p.StateHeld:
+		return p.Live, p2p.StateActive
+	}
+	return p.Newest, p.State
 }
 
 // startPatience is how long wait gives a node that was just told to start.
