@@ -24,7 +24,7 @@ tools: ## what the tests need beyond Go; says what is skipped when it cannot be 
 fuzz: ## every fuzz target for FUZZTIME each
 	.ci/fuzz $(FUZZTIME)
 
-bench: ## the figures of README, with their commands
+bench: ## each benchmark once; ratios against cp and bare streams are in the same run
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m $(PKGS)
 
 demo: build ## a publisher and five laptops on this machine

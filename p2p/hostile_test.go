@@ -499,3 +499,51 @@ func TestWatchBeforeItIsThere(t *testing.T) {
 		t.Error("too much news is kept one by one")
 	}
 }
+
+// Two nodes that dial each other at once end as neighbours, and news goes both ways.
+func TestBothDialAtOnce(t *testing.T) {
+	key := testKey(t)
+	for range 5 {
+		a, b := testNode(t, key), testNode(t, key)
+		infoA, err := parsePeer(a.Status().Node.Addrs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		infoB, err := parsePeer(b.Status().Node.Addrs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.do(func() { a.net.table.configure(infoB, time.Now()) })
+		b.do(func() { b.net.table.configure(infoA, time.Now()) })
+		a.post(a.dial)
+		b.post(b.dial)
+		met := func(s Status) bool { return len(s.Neighbours) == 1 }
+		await(t, a, met)
+		await(t, b, met)
+		publishTree(t, a, key, 1, map[string][]byte{"x": []byte("a")})
+		await(t, b, func(s Status) bool { return len(s.Products) == 1 && s.Products[0].Newest.Seq == 1 })
+		publishTree(t, b, key, 2, map[string][]byte{"x": []byte("b")})
+		await(t, a, func(s Status) bool { return s.Products[0].Newest.Seq == 2 })
+	}
+}
+
+// To the dialler a refusal looks like a connection for a moment; it must not count as one, nor be tried in a hurry.
+func TestRefusedDialIsAFailure(t *testing.T) {
+	key := testKey(t)
+	a, b := testNode(t, key), testNode(t, key)
+	a.do(func() { a.net.gater.ban(b.id, time.Now()) })
+	info, err := parsePeer(a.Status().Node.Addrs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.do(func() { b.net.table.configure(info, time.Now()) })
+	b.post(b.dial)
+	await(t, b, func(Status) bool {
+		patient := false
+		b.do(func() {
+			k := b.net.table.known[a.id]
+			patient = !k.connected && !k.dialling && k.due.After(time.Now())
+		})
+		return patient
+	})
+}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,6 +83,8 @@ type demoRelease struct {
 
 func (d *demo) run(ctx context.Context) (err error) {
 	d.began = time.Now()
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGPIPE) // "satchel demo | head" must not leave anything either
+	defer stop()
 	if err := d.prepare(ctx); err != nil {
 		return err
 	}

@@ -95,6 +95,13 @@ units: 1 MB is 1,000,000 bytes.`,
 	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("satchel {{.Version}}\n")
 	root.SetHelpCommand(newHelpCommand())
+	addVerbs(root, e)
+	root.InitDefaultCompletionCmd()
+	amendCompletion(root)
+	return root
+}
+
+func addVerbs(root *cobra.Command, e *env) {
 	root.AddGroup(
 		&cobra.Group{ID: groupPublish, Title: "To publish:"},
 		&cobra.Group{ID: groupReceive, Title: "To receive:"},
@@ -113,9 +120,6 @@ units: 1 MB is 1,000,000 bytes.`,
 			root.AddCommand(c)
 		}
 	}
-	root.InitDefaultCompletionCmd()
-	amendCompletion(root)
-	return root
 }
 
 const (

@@ -108,7 +108,7 @@ func (m *machine) plug(i int, family string) {
 	if family == "v4" {
 		v6 = "1"
 	}
-	s.must(exec.Command("ip", "netns", "exec", m.ns, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6="+v6))
+	s.must(exec.Command("ip", "netns", "exec", m.ns, "sh", "-c", "echo "+v6+" > /proc/sys/net/ipv6/conf/eth0/disable_ipv6"))
 	if family == "v4" {
 		s.ip("-n", m.ns, "addr", "add", fmt.Sprintf("10.77.0.%d/24", i+1), "dev", "eth0")
 	}
