@@ -15,9 +15,6 @@ func ownAddrs() map[netip.Addr]bool {
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
 			mine[p.Addr().Unmap().WithZone("")] = true
-			if p.Addr().IsLoopback() && p.Addr().Is4() { // all of 127/8
-				mine[netip.MustParseAddr("127.0.0.1")] = true
-			}
 		}
 	}
 	return mine

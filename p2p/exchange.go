@@ -312,6 +312,7 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 		n.offenceOf(p, err)
 		return
 	}
+	n.net.table.prove(p)
 	n.net.digest(p, v.theirs)
 	before := n.catalog.Digest()
 	for _, env := range v.roots {

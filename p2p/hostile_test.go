@@ -542,7 +542,7 @@ func TestRefusedDialIsAFailure(t *testing.T) {
 		patient := false
 		b.do(func() {
 			k := b.net.table.known[a.id]
-			patient = !k.connected && !k.dialling && k.due.After(time.Now())
+			patient = !k.connected && k.patience >= 4*time.Second
 		})
 		return patient
 	})

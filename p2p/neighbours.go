@@ -14,8 +14,8 @@ import (
 // libraries report a neighbour once and leave; this survives restarts, outages and sleep. It is a pure
 // machine, owned by the node's goroutine: time comes in, dials come out.
 //
-//	heard or remembered ──due──► dialling ──ok──► connected ──lost──► due at once, then 1 s, 2 s … 5 min
-//	                                 └──failed──► waits twice as long as before, jittered
+//	heard or remembered ──due──► dialling ──ok──► connected ──exchange──► proved ──lost──► due within a second
+//	                                 └──failed─────────┴──lost: waits twice as long as before, 1 s to 5 min, jittered
 type table struct {
 	self  peer.ID
 	known map[peer.ID]*known
@@ -29,6 +29,7 @@ type known struct {
 	configured bool
 	connected  bool
 	dialling   bool
+	proved     bool // this connection has carried an exchange: only now it is one
 	patience   time.Duration
 	due        time.Time
 	lastSeen   time.Time
@@ -122,18 +123,31 @@ func (t *table) configure(info peer.AddrInfo, now time.Time) {
 
 func (t *table) up(p peer.ID, addr ma.Multiaddr, outbound bool, now time.Time) {
 	k := t.get(p, "incoming", now)
-	k.connected, k.dialling, k.patience, k.lastSeen = true, false, 0, now
+	k.connected, k.dialling, k.proved, k.lastSeen = true, false, false, now
 	if outbound { // an incoming connection's port is not where the peer listens
 		k.add(addr, now)
 	}
 }
 
-func (t *table) down(p peer.ID, now time.Time) {
+// prove notes that the connection to p is of use: a dial that the other side refuses looks like success at first.
+func (t *table) prove(p peer.ID) {
 	if k := t.known[p]; k != nil && k.connected {
-		k.connected, k.lastSeen = false, now
-		// Spread over a second: when a link comes back, everyone dials everyone.
-		k.due = now.Add(time.Duration(t.rnd.Int64N(int64(time.Second))))
+		k.proved, k.patience = true, 0
 	}
+}
+
+func (t *table) down(p peer.ID, now time.Time) {
+	k := t.known[p]
+	if k == nil || !k.connected {
+		return
+	}
+	k.connected, k.lastSeen = false, now
+	if !k.proved {
+		t.failed(p, now)
+		return
+	}
+	// Spread over a second: when a link comes back, everyone dials everyone.
+	k.due = now.Add(time.Duration(t.rnd.Int64N(int64(time.Second))))
 }
 
 func (t *table) failed(p peer.ID, now time.Time) {

@@ -72,6 +72,19 @@ func TestRedialPatience(t *testing.T) {
 		t.Errorf("a new address is not tried at once: %v", due)
 	}
 	tab.failed("bbb", start)
+	before := tab.known["bbb"].patience
+	tab.up("bbb", addr(t, "/ip4/10.0.0.2/tcp/1"), true, start)
+	tab.down("bbb", start)
+	if tab.known["bbb"].patience <= before {
+		t.Error("a connection that was refused at once counts as a success")
+	}
+	tab.up("bbb", addr(t, "/ip4/10.0.0.2/tcp/1"), true, start)
+	tab.prove("bbb")
+	tab.down("bbb", start)
+	if k := tab.known["bbb"]; k.patience != 0 || k.due.After(start.Add(time.Second)) {
+		t.Error("a neighbour that was lost is not dialled soon")
+	}
+	tab.failed("bbb", start)
 	tab.hurry(start)
 	if tab.known["bbb"].due.After(start.Add(time.Second)) {
 		t.Error("a changed network does not make it due")

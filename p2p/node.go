@@ -509,7 +509,7 @@ func (n *Node) closeOrphans() {
 	mine := ownAddrs()
 	n.spawn(func(context.Context) {
 		for _, c := range h.Network().Conns() {
-			if ip, ok := connIP(c.LocalMultiaddr()); ok && !mine[ip] {
+			if ip, ok := connIP(c.LocalMultiaddr()); ok && !ip.IsLoopback() && !mine[ip] {
 				c.Close()
 			}
 		}

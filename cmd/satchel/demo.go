@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -83,8 +84,15 @@ type demoRelease struct {
 
 func (d *demo) run(ctx context.Context) (err error) {
 	d.began = time.Now()
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGPIPE) // "satchel demo | head" must not leave anything either
-	defer stop()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	// "satchel demo | head" must not leave anything either: with this, writing fails and does not kill.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	defer signal.Stop(pipes)
+	mine := *d.env
+	mine.stdout = &watchedWriter{w: d.stdout, failed: stop}
+	d.env = &mine
 	if err := d.prepare(ctx); err != nil {
 		return err
 	}
@@ -184,8 +192,7 @@ func (d *demo) start(ctx context.Context) error {
 		if met || err != nil {
 			return err
 		}
-		e := *d.env
-		e.say("warning", "the nodes do not hear each other's beacons on this machine: from here on they are told their addresses")
+		d.say("warning", "the nodes do not hear each other's beacons on this machine: from here on they are told their addresses")
 		d.alone = true
 		for _, m := range up {
 			m.stop()
@@ -416,4 +423,18 @@ func (d *demo) clean() error {
 		return fmt.Errorf("removing the demo's directory: %w", err)
 	}
 	return nil
+}
+
+// watchedWriter tells about the first error of writing.
+type watchedWriter struct {
+	w      io.Writer
+	failed func(error)
+}
+
+func (w *watchedWriter) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	if err != nil {
+		w.failed(err)
+	}
+	return n, err
 }

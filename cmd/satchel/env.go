@@ -29,8 +29,7 @@ type env struct {
 	stderr    io.Writer // everything else
 	home      string    // as given by --home
 
-	began bool           // the command line was right: errors from here on are not about usage
-	verb  *cobra.Command // that runs
+	began bool // the command line was right: errors from here on are not about usage
 }
 
 // output remembers the first error of writing, so that a result that reached nobody is not taken for one that did.

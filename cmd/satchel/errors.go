@@ -106,31 +106,11 @@ func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
 // usage marks an error that came up before a verb began as one of the command line, and says where help is.
-func usage(root *cobra.Command, err error) error {
+func usage(cmd *cobra.Command, err error) error {
 	if p2p.HintOf(err) != "" {
 		return &usageError{err}
 	}
-	cmd, _, find := root.Find(nil)
-	if find != nil {
-		cmd = root
-	}
-	if c := root.CalledAs(); c == "" {
-		for _, sub := range root.Commands() {
-			if sub.CalledAs() != "" {
-				cmd = deepest(sub)
-			}
-		}
-	}
-	return &usageError{advise(p2p.CodeBadInput, fmt.Sprintf("see \"%s --help\"", cmd.CommandPath()), err)}
-}
-
-func deepest(cmd *cobra.Command) *cobra.Command {
-	for _, sub := range cmd.Commands() {
-		if sub.CalledAs() != "" {
-			return deepest(sub)
-		}
-	}
-	return cmd
+	return badUsage(fmt.Sprintf("see \"%s --help\"", cmd.CommandPath()), "%w", err)
 }
 
 // badUsage is for what a verb finds wrong with its own arguments.

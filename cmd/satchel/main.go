@@ -33,9 +33,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(out)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !e.began {
-		err = usage(root, err)
+		err = usage(cmd, err)
 	}
 	return e.report(ctx, errors.Join(err, out.err))
 }
@@ -86,7 +86,7 @@ units: 1 MB is 1,000,000 bytes.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			err := required(cmd)
-			e.began, e.verb = err == nil, cmd
+			e.began = err == nil
 			return err
 		},
 	}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
@@ -84,8 +82,6 @@ var errDown = errors.New("satchel down")
 // up runs the node until ctx ends or somebody says down.
 func (e *env) up(ctx context.Context, cfg p2p.Config) (err error) {
 	began := time.Now()
-	ctx, quiet := signal.NotifyContext(ctx, syscall.SIGPIPE) // whoever read the log is gone: stop in order
-	defer quiet()
 	node, err := openPatiently(ctx, cfg)
 	if err != nil {
 		return err
