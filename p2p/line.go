@@ -249,10 +249,26 @@ func (n *Node) startFetch(l *line, target announce.Announcement) {
 		l.err = nil
 		return
 	}
-	srv := n.net.server
-	s := fetch.New(fetch.Config{Store: n.store, Self: n.id.String(), Seed: maphash.String(maphash.MakeSeed(), m.String()), Log: n.log,
-		Release: fetch.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq, Manifest: m,
-			ManifestSize: target.ManifestSize, TotalSize: target.TotalSize},
+	s := n.beginSession(fetch.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq, Manifest: m,
+		ManifestSize: target.ManifestSize, TotalSize: target.TotalSize})
+	n.log.Info("fetching", slog.String("product", l.product), slog.String("version", target.Version), slog.Uint64("seq", target.Seq))
+	n.startJob(l, &job{target: target, state: StateFetching, session: s}, func(ctx context.Context) error {
+		return fetchError(n.cfg.Home, s.Run(ctx))
+	}, func(err error) {
+		if n.endSession(m, err) != nil {
+			return
+		}
+		l.last, l.lastOf = fetchStatus(s.Progress()), m
+		n.db.putJSON("fetches", l.product, storedFetch{Manifest: m.String(), FetchStatus: *l.last})
+		n.log.Info("fetched", slog.String("product", l.product), slog.String("version", target.Version),
+			slog.Uint64("bytes", l.last.BytesFetched))
+	})
+}
+
+// beginSession makes a fetch that all neighbours know of. It must be run, and then ended.
+func (n *Node) beginSession(r fetch.Release) *fetch.Session {
+	srv, m := n.net.server, r.Manifest
+	s := fetch.New(fetch.Config{Store: n.store, Self: n.id.String(), Seed: maphash.String(maphash.MakeSeed(), m.String()), Log: n.log, Release: r,
 		OnHave:  func(h []fetch.Have) { srv.news(m, h, len(h) == 0) }, // none: so many that the whole map is shorter
 		OnBlame: func(peer, reason string) { n.post(func() { n.blame(peer, reason) }) },
 	})
@@ -262,28 +278,25 @@ func (n *Node) startFetch(l *line, target announce.Announcement) {
 			n.openAsker(p)
 		}
 	}
-	n.log.Info("fetching", slog.String("product", l.product), slog.String("version", target.Version), slog.Uint64("seq", target.Seq))
-	n.startJob(l, &job{target: target, state: StateFetching, session: s}, func(ctx context.Context) error {
-		return fetchError(n.cfg.Home, s.Run(ctx))
-	}, func(err error) {
-		delete(n.sessions, m)
-		if r := n.net; r != nil {
-			for _, a := range r.askers {
-				a.detach(m)
-			}
+	return s
+}
+
+// endSession takes a fetch off again; when err is nil its release is whole from now on.
+func (n *Node) endSession(m cid.Cid, err error) error {
+	delete(n.sessions, m)
+	if r := n.net; r != nil {
+		for _, a := range r.askers {
+			a.detach(m)
 		}
-		if err == nil {
-			err = n.db.setComplete(m, true)
-		}
-		if err != nil {
-			return
-		}
-		l.last, l.lastOf = fetchStatus(s.Progress()), m
-		n.db.putJSON("fetches", l.product, storedFetch{Manifest: m.String(), FetchStatus: *l.last})
-		srv.news(m, nil, true)
-		n.log.Info("fetched", slog.String("product", l.product), slog.String("version", target.Version),
-			slog.Uint64("bytes", l.last.BytesFetched))
-	})
+	}
+	if err == nil {
+		err = n.db.setComplete(m, true)
+	}
+	if err == nil && n.net != nil {
+		n.net.server.news(m, nil, true)
+	}
+	n.usageAt = time.Time{}
+	return err
 }
 
 // fetchError adds what to do about a disk that takes no more.

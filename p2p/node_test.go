@@ -512,6 +512,48 @@ func TestVerifyRepairsFromNeighbours(t *testing.T) {
 	}
 }
 
+// What is live is repaired also when it is not the newest release any more.
+func TestVerifyRepairsAfterRollback(t *testing.T) {
+	m := newMesh(t)
+	pub := m.up()
+	v1 := lessons(t, 1)
+	pub.publish("lessons", "1", v1)
+	l := m.up(pub.addr())
+	img := t.TempDir()
+	if err := l.Follow("lessons", img); err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(1); seq <= 2; seq++ {
+		if seq == 2 {
+			pub.publish("lessons", "2", lessons(t, 2))
+		}
+		l.wait("lessons", seq, p2p.StateReady)
+		if _, err := l.Apply(context.Background(), "lessons"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := l.Rollback(context.Background(), "lessons"); err != nil {
+		t.Fatal(err)
+	}
+	// big and unit/100.txt are only in version 1.
+	for _, name := range []string{"big", "unit/100.txt"} {
+		f, err := os.OpenFile(filepath.Join(img, "current", name), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte("rot"), 10); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	if res, err := l.Verify(ctx, nil); err != nil || res.Damaged == 0 {
+		t.Fatalf("%v: %+v", err, res)
+	}
+	sameTree(t, v1, img)
+}
+
 func TestWaitTimesOut(t *testing.T) {
 	l := newMesh(t).open(t.TempDir())
 	ctx, cancel := context.WithCancel(context.Background())

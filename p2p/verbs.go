@@ -626,7 +626,9 @@ func (n *Node) product(name string) ProductStatus {
 	}
 	switch {
 	case l.job != nil:
-		ps.State = l.job.state
+		if ps.Ready == nil && ps.State != StateActive { // a tree that is there is ready, even if its job still tidies up
+			ps.State = l.job.state
+		}
 		if l.job.session != nil {
 			ps.Fetch = fetchStatus(l.job.session.Progress())
 		}

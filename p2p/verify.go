@@ -7,6 +7,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 
+	"satchel/fetch"
 	"satchel/store"
 	"satchel/store/image"
 )
@@ -94,27 +95,17 @@ func (n *Node) refetch(ctx context.Context, bad []cid.Cid, progress func(VerifyP
 		damaged[c] = true
 	}
 	running := false
+	repairs := make(map[cid.Cid]bool)
 	n.do(func() {
 		running = n.net != nil
-		var all []cid.Cid
-		n.db.all("complete", func(m string, _ []byte) {
-			if c, err := cid.Decode(m); err == nil {
-				all = append(all, c)
-			}
-		})
-		for _, c := range all {
-			if m, err := n.store.Manifest(c); err != nil {
-				n.db.setComplete(c, false)
-			} else {
-				for _, b := range m.Blobs() {
-					if damaged[b.CID] {
-						n.db.setComplete(c, false)
-						break
-					}
-				}
+		hurt := n.hurt(damaged)
+		n.advanceAll() // fetches what is the newest of its product
+		for m, r := range hurt {
+			if running && r != nil && n.sessions[m] == nil {
+				repairs[m] = true
+				n.mend(ctx, *r, func() { delete(repairs, m); n.advanceAll() })
 			}
 		}
-		n.advanceAll()
 	})
 	for running {
 		changed := n.Changed()
@@ -127,6 +118,7 @@ func (n *Node) refetch(ctx context.Context, bad []cid.Cid, progress func(VerifyP
 		progress(VerifyProgress{Done: len(bad) - left, Total: len(bad), What: "repair"})
 		busy := false
 		n.do(func() {
+			busy = len(repairs) > 0
 			for _, l := range n.lines {
 				busy = busy || l.job != nil
 			}
@@ -143,6 +135,59 @@ func (n *Node) refetch(ctx context.Context, bad []cid.Cid, progress func(VerifyP
 			return
 		}
 	}
+}
+
+// hurt marks every release that names a damaged blob as incomplete and returns them; nil for one whose manifest
+// is damaged itself, which only its announcement can bring back.
+func (n *Node) hurt(damaged map[cid.Cid]bool) map[cid.Cid]*fetch.Release {
+	hurt := map[cid.Cid]*fetch.Release{}
+	n.db.all("complete", func(text string, _ []byte) {
+		c, err := cid.Decode(text)
+		if err != nil {
+			return
+		}
+		m, err := n.store.Manifest(c)
+		if err != nil {
+			hurt[c] = nil
+			return
+		}
+		for _, b := range m.Blobs() {
+			if damaged[b.CID] {
+				hurt[c] = &fetch.Release{Product: m.Product, Epoch: m.Epoch, Seq: m.Seq, Manifest: c, TotalSize: m.TotalSize()}
+				return
+			}
+		}
+	})
+	for c, r := range hurt {
+		n.db.setComplete(c, false)
+		if r != nil {
+			f, size, err := n.store.OpenBlob(c)
+			if err != nil {
+				hurt[c] = nil
+				continue
+			}
+			f.Close()
+			r.ManifestSize = uint64(size)
+		}
+	}
+	return hurt
+}
+
+// mend fetches what is missing of a release that is not the newest of its product: the live one after a roll
+// back, say. done runs on the node's goroutine.
+func (n *Node) mend(ctx context.Context, r fetch.Release, done func()) {
+	s := n.beginSession(r)
+	n.spawn(func(net context.Context) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(net, cancel)()
+		err := s.Run(ctx)
+		n.do(func() {
+			n.endSession(r.Manifest, err)
+			done()
+			n.touch()
+		})
+	})
 }
 
 func (n *Node) verifyTree(ctx context.Context, img *image.Image, d image.Deployment, res *VerifyResult, progress func(VerifyProgress)) error {
