@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -19,6 +20,9 @@ import (
 // replyTimeout is how long a neighbour may take over one frame while something is asked of it. The planner
 // asks others much sooner; this only ends a stream that is of no use.
 const replyTimeout = 45 * time.Second
+
+// maxHaveMaps is how many whole have-maps a neighbour may send for one manifest: its news comes in updates.
+const maxHaveMaps = 250
 
 // asker is one long-lived stream of requests to a neighbour, shared by all fetches. Requests are pipelined;
 // each gets exactly one reply.
@@ -43,7 +47,9 @@ type asker struct {
 // some of the release or fetches it too, is made known to the fetch: it would wait for the others.
 type attached struct {
 	*fetch.Session
-	joined bool
+	join   sync.Once // whoever comes second waits until the fetch knows the neighbour
+	joined atomic.Bool
+	maps   int // have-maps that came
 }
 
 type sessionRequest struct {
@@ -88,7 +94,7 @@ func (a *asker) run(ctx context.Context) error {
 	a.stream.Reset()
 	<-done
 	for _, s := range sessions {
-		if s.joined {
+		if s.joined.Load() {
 			s.PeerDown(a.name)
 		}
 	}
@@ -110,21 +116,19 @@ func (a *asker) attach(manifest cid.Cid, s *fetch.Session) {
 }
 
 // join makes the neighbour known to the fetch of manifest, once, and returns that fetch; nil when there is none.
-func (a *asker) join(manifest cid.Cid) *fetch.Session {
+// It may wait for the fetch's goroutine, so it is not for the node's.
+func (a *asker) join(manifest cid.Cid) *attached {
 	a.mu.Lock()
 	s := a.sessions[manifest]
-	first := s != nil && !s.joined
-	if first {
-		s.joined = true
-	}
 	a.mu.Unlock()
 	if s == nil {
 		return nil
 	}
-	if first {
+	s.join.Do(func() {
+		s.joined.Store(true)
 		s.PeerUp(&sessionPeer{a, s.Session})
-	}
-	return s.Session
+	})
+	return s
 }
 
 // detach ends what attach began.
@@ -271,6 +275,9 @@ func (a *asker) accept(typ byte, b *body) error {
 			return nil
 		}
 		if s := a.join(m); s != nil {
+			if s.maps++; s.maps > maxHaveMaps {
+				return protocolError("more than %d have-maps", maxHaveMaps)
+			}
 			s.HaveMap(a.name, hm)
 		}
 	case frameHave:

@@ -45,6 +45,9 @@ const (
 	maxHeads         = 10_000
 	maxRootsPerVisit = 64
 	maxCatalogFrame  = 80 << 10 // a root envelope is the largest
+	maxRefused       = 64       // documents of one visit that may fail verification before the rest is left
+	againAfterError  = 5 * time.Second
+	againAnyway      = 30 * time.Second
 )
 
 // catalogView is what an answerer tells; the node makes it from its catalog.
@@ -271,6 +274,37 @@ type exchanges struct {
 	running map[peer.ID]bool
 	again   map[peer.ID]bool
 	seen    map[peer.ID][2][8]byte // the two digests of the last exchange: nothing to gain while both hold
+	next    map[peer.ID]time.Time  // when to look at the neighbour again
+	asked   map[peer.ID]time.Time  // when it was last asked for a newer trust root
+	view    *catalogView           // of the present digest
+	begun   int                    // how many
+}
+
+func newExchanges() exchanges {
+	return exchanges{running: map[peer.ID]bool{}, again: map[peer.ID]bool{}, seen: map[peer.ID][2][8]byte{},
+		next: map[peer.ID]time.Time{}, asked: map[peer.ID]time.Time{}}
+}
+
+// forget drops what is known of a peer that left.
+func (ex *exchanges) forget(p peer.ID) {
+	delete(ex.again, p)
+	delete(ex.seen, p)
+	delete(ex.next, p)
+	delete(ex.asked, p)
+}
+
+// repeatExchange makes up for an exchange that failed, and for news that gossip did not carry.
+func (n *Node) repeatExchange(p peer.ID, now time.Time) {
+	if now.Before(n.ex.next[p]) || n.ex.running[p] {
+		return
+	}
+	n.ex.next[p] = now.Add(againAnyway)
+	theirs, known := n.net.digests[p]
+	if !known {
+		n.exchange(p, nil)
+	} else {
+		n.exchange(p, &theirs)
+	}
 }
 
 // exchange asks p for what this node lacks, unless nothing has changed on either side since the last time.
@@ -292,6 +326,7 @@ func (n *Node) exchange(p peer.ID, theirs *[8]byte) {
 		return
 	}
 	n.ex.running[p] = true
+	n.ex.begun++
 	view := n.view()
 	n.spawn(func(ctx context.Context) {
 		v, err := net.visit(ctx, p, view)
@@ -309,10 +344,16 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 	}
 	if err != nil {
 		n.log.Debug("catalog exchange failed", slog.String("peer", p.String()), slog.Any("err", err))
+		n.ex.next[p] = time.Now().Add(againAfterError)
+		delete(n.net.digests, p)
 		n.offenceOf(p, err)
 		return
 	}
-	n.net.table.prove(p)
+	if n.net.table.prove(p) { // worth remembering, also after a power cut
+		if err := n.db.savePeers(n.net.table); err != nil {
+			n.log.Debug("remembering peers", slog.Any("err", err))
+		}
+	}
 	n.net.digest(p, v.theirs)
 	before := n.catalog.Digest()
 	for _, env := range v.roots {
@@ -321,13 +362,18 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 			return
 		}
 	}
+	// A mesh with another root on the same link sends what we refuse, and is not to blame; it costs at most so much.
+	refused := 0
 	for _, env := range v.announcements {
-		n.learn(env, p)
+		if n.learn(env, p).Verdict == announce.Reject {
+			if refused++; refused >= maxRefused {
+				break
+			}
+		}
 	}
-	for _, e := range v.evidence {
-		if r := n.catalog.AddEvidence(e.A, e.B); r.Verdict == announce.Reject {
-			n.offence(p, fmt.Errorf("sending evidence: %s", r.Reason))
-			return
+	for i, e := range v.evidence {
+		if refused+i < maxRefused {
+			n.catalog.AddEvidence(e.A, e.B)
 		}
 	}
 	n.ex.seen[p] = [2][8]byte{n.catalog.Digest(), v.theirs}

@@ -84,17 +84,22 @@ func await(t *testing.T, n *Node, cond func(Status) bool) Status {
 
 func publishTree(t *testing.T, n *Node, key announce.PrivateKey, seq uint64, files map[string][]byte) {
 	t.Helper()
+	publishProduct(t, n, key, "p", seq, files)
+}
+
+func publishProduct(t *testing.T, n *Node, key announce.PrivateKey, product string, seq uint64, files map[string][]byte) {
+	t.Helper()
 	dir := t.TempDir()
 	for name, b := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	res, err := n.Store().Publish(context.Background(), dir, store.PublishOptions{Header: manifest.Header{Product: "p", Epoch: 1, Seq: seq, Version: "v"}})
+	res, err := n.Store().Publish(context.Background(), dir, store.PublishOptions{Header: manifest.Header{Product: product, Epoch: 1, Seq: seq, Version: "v"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	env, err := (&announce.Announcement{Product: "p", RootVer: 1, Epoch: 1, Seq: seq, Version: "v", Manifest: res.Manifest,
+	env, err := (&announce.Announcement{Product: product, RootVer: 1, Epoch: 1, Seq: seq, Version: "v", Manifest: res.Manifest,
 		ManifestSize: res.ManifestSize, TotalSize: res.TotalSize}).Sign(key)
 	if err != nil {
 		t.Fatal(err)
@@ -546,4 +551,151 @@ func TestRefusedDialIsAFailure(t *testing.T) {
 		})
 		return patient
 	})
+}
+
+// A document that names a newer root makes a node ask for it, once in a while, not in a loop.
+func TestNewerRootIsAskedForOnce(t *testing.T) {
+	key := testKey(t)
+	a, b := testNode(t, key), testNode(t, key)
+	connectNodes(t, a, b)
+	await(t, a, func(s Status) bool { return len(s.Neighbours) == 1 && s.Neighbours[0].Catalog == "same" })
+	env, err := (&announce.Announcement{Product: "p", RootVer: 9, Epoch: 1, Seq: 1, Version: "v",
+		Manifest: store.RawCID(store.Sum(nil)), ManifestSize: 1}).Sign(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := 0
+	a.do(func() { before = a.ex.begun })
+	for range 100 {
+		if v := a.validate(b.id, env); v != announce.Ignore {
+			t.Fatalf("verdict %v", v)
+		}
+	}
+	// What an exchange brings does not begin another one either.
+	a.do(func() {
+		a.ex.running[b.id] = true
+		a.visited(b.id, a.view(), &visit{announcements: [][]byte{env}}, nil)
+		if n := a.ex.begun - before; n > 1 {
+			t.Errorf("%d exchanges for one newer root", n)
+		}
+	})
+}
+
+// An exchange that failed is repeated while the connection lasts.
+func TestLostExchangeIsRepeated(t *testing.T) {
+	key := testKey(t)
+	pub, l := testNode(t, key), testNode(t, key)
+	publishTree(t, pub, key, 1, map[string][]byte{"a": []byte("a")})
+	var lost atomic.Int64
+	pub.net.host.SetStreamHandler(protoCatalog, func(s network.Stream) {
+		if lost.Add(1) == 1 {
+			s.Reset()
+			return
+		}
+		pub.answer(s)
+	})
+	// Also what the publisher asks is lost, or its question would bring the answer.
+	l.net.host.SetStreamHandler(protoCatalog, func(s network.Stream) { s.Reset() })
+	connectNodes(t, l, pub)
+	await(t, l, func(s Status) bool { return len(s.Products) == 1 })
+	if lost.Load() < 2 {
+		t.Error("nothing was lost")
+	}
+}
+
+// Many products are fetched a few at a time, and nobody is blamed for their number.
+func TestManyProducts(t *testing.T) {
+	const many = 80
+	key := testKey(t)
+	pub, l := testNode(t, key), testNode(t, key)
+	for i := range many {
+		publishProduct(t, pub, key, "p"+string(rune('a'+i/26))+string(rune('a'+i%26)), 1, map[string][]byte{"a": {byte(i)}})
+	}
+	if err := l.Carry("*"); err != nil {
+		t.Fatal(err)
+	}
+	connectNodes(t, l, pub)
+	await(t, l, func(s Status) bool {
+		held := 0
+		for _, p := range s.Products {
+			if p.State == StateHeld {
+				held++
+			}
+		}
+		l.do(func() {
+			if len(l.sessions) > maxFetches {
+				t.Errorf("%d fetches at once", len(l.sessions))
+			}
+			if why := l.offences[pub.id]; why != "" {
+				t.Fatalf("publisher blamed: %s", why)
+			}
+		})
+		return held == many
+	})
+}
+
+// A store that lost files behind the node's back gets them again, and an image directory that went away is
+// made anew.
+func TestThingsGoMissing(t *testing.T) {
+	key := testKey(t)
+	pub, l := testNode(t, key), testNode(t, key)
+	publishTree(t, pub, key, 1, map[string][]byte{"a": []byte("a"), "b": make([]byte, 400_000)})
+	img := filepath.Join(t.TempDir(), "img")
+	if err := l.Follow("p", img); err != nil {
+		t.Fatal(err)
+	}
+	connectNodes(t, l, pub)
+	await(t, l, func(s Status) bool { return len(s.Products) == 1 && s.Products[0].State == StateReady })
+	shards, err := filepath.Glob(filepath.Join(l.cfg.Home, "store", "blobs", "*"))
+	if err != nil || len(shards) == 0 {
+		t.Fatalf("no blobs: %v", err)
+	}
+	for _, dir := range shards {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if res, err := l.Verify(context.Background(), nil); err != nil || res.Damaged == 0 || res.Repaired != res.Damaged {
+		t.Errorf("verify: %+v, %v", res, err)
+	}
+	if err := os.RemoveAll(img); err != nil {
+		t.Fatal(err)
+	}
+	publishTree(t, pub, key, 2, map[string][]byte{"a": []byte("c"), "b": make([]byte, 400_000)})
+	await(t, l, func(s Status) bool {
+		return s.Products[0].State == StateReady && s.Products[0].Ready.Seq == 2
+	})
+}
+
+// Pruning does not wait for content that nobody has.
+func TestPruneWhileAFetchWaits(t *testing.T) {
+	key := testKey(t)
+	pub, l := testNode(t, key), testNode(t, key)
+	publishTree(t, pub, key, 1, map[string][]byte{"a": []byte("a")})
+	_, env, _ := latest(pub, "p")
+	if err := l.Carry("p"); err != nil {
+		t.Fatal(err)
+	}
+	l.do(func() { l.learn(env, ""); l.catalogChanged(false) })
+	await(t, l, func(s Status) bool { return s.Products[0].State == StateFetching })
+	if _, err := l.Prune(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	connectNodes(t, l, pub)
+	await(t, l, func(s Status) bool { return s.Products[0].State == StateHeld })
+	if _, err := l.Prune(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.checkWhole(mustLatest(t, l, "p").Manifest); err != nil {
+		t.Errorf("pruning took what is carried: %v", err)
+	}
+}
+
+func mustLatest(t *testing.T, n *Node, product string) announce.Announcement {
+	t.Helper()
+	a, _, ok := latest(n, product)
+	if !ok {
+		t.Fatalf("%s is not known", product)
+	}
+	return a
 }

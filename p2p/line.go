@@ -32,7 +32,8 @@ type line struct {
 	img      *image.Image // nil when dir is "" or cannot be opened
 	job      *job
 	err      error
-	retryAt  time.Time
+	failed   cid.Cid   // the release that err is about; undefined: any
+	retryAt  time.Time // zero: now
 	patience time.Duration
 	last     *FetchStatus // of the newest finished fetch
 	lastOf   cid.Cid
@@ -45,10 +46,14 @@ type job struct {
 	session *fetch.Session
 	cancel  context.CancelFunc
 	done    chan struct{}
-	ended   bool
+	alone   time.Time // since when its fetch has no neighbour; zero: it has
 }
 
-const maxRetry = 5 * time.Minute
+const (
+	maxRetry   = 5 * time.Minute
+	maxFetches = 8                // at once; times the requests of one fetch this stays below what a neighbour takes
+	lonely     = 30 * time.Second // a fetch that has no neighbour for so long makes room for another
+)
 
 func (l *line) cancelJob() {
 	if l.job != nil {
@@ -92,10 +97,50 @@ type storedFetch struct {
 func (n *Node) openImage(l *line) {
 	img, err := image.Open(l.dir)
 	if err != nil {
-		n.failLine(l, imageError(l.dir, err))
+		n.failLine(l, cid.Undef, imageError(l.dir, err))
 		return
 	}
-	l.img, l.err = img, nil
+	l.img = img
+	l.calm()
+}
+
+// calm forgets a failure that is over.
+func (l *line) calm() { l.err, l.failed, l.patience, l.retryAt = nil, cid.Undef, 0, time.Time{} }
+
+// closingImage is an image that was given up while somebody worked on it.
+type closingImage struct {
+	img  *image.Image
+	done chan struct{}
+}
+
+// use keeps img open until unuse.
+func (n *Node) use(img *image.Image) { n.users[img]++ }
+
+func (n *Node) unuse(img *image.Image) {
+	if n.users[img]--; n.users[img] > 0 {
+		return
+	}
+	delete(n.users, img)
+	for dir, c := range n.closing {
+		if c.img == img {
+			img.Close()
+			delete(n.closing, dir)
+			close(c.done)
+		}
+	}
+}
+
+// giveUp closes l's image as soon as nobody works on it.
+func (n *Node) giveUp(l *line) {
+	if l.img == nil {
+		return
+	}
+	if n.users[l.img] > 0 {
+		n.closing[l.dir] = &closingImage{l.img, make(chan struct{})}
+	} else {
+		l.img.Close()
+	}
+	l.img = nil
 }
 
 func imageError(dir string, err error) error {
@@ -129,50 +174,54 @@ func matches(pattern, product string) bool {
 	return pattern == product
 }
 
-// advanceAll looks at every product that somebody here wants.
+// advanceAll looks at every product that somebody here wants; those that are followed come first.
 func (n *Node) advanceAll() {
 	for _, h := range n.catalog.Heads() {
 		if n.carried(h.Product) {
 			n.line(h.Product)
 		}
 	}
-	for _, l := range n.lines {
-		n.advance(l)
+	for _, followed := range []bool{true, false} {
+		for _, l := range n.lines {
+			if (l.dir != "") == followed {
+				n.advance(l)
+			}
+		}
 	}
 }
 
 // advance starts the next step for l, if there is one to take and none is under way.
 func (n *Node) advance(l *line) {
 	target, _, ok := n.catalog.Latest(l.product)
-	if !ok || (l.dir == "" && !n.carried(l.product)) {
-		l.cancelJob()
-		return
-	}
-	if l.job != nil {
-		if l.job.target.Manifest != target.Manifest {
-			l.cancelJob() // something newer: what is on disk already is kept
-		}
-		return
-	}
-	if time.Now().Before(l.retryAt) {
-		return
-	}
-	if !n.db.complete(target.Manifest) {
-		if n.net != nil {
-			n.startFetch(l, target)
-		}
-		return
-	}
-	if l.dir == "" {
-		return
-	}
-	if l.img == nil {
+	waiting := time.Now().Before(l.retryAt) && (l.failed == target.Manifest || l.failed == cid.Undef)
+	if l.dir != "" && l.img == nil && !waiting {
 		if n.openImage(l); l.img == nil {
 			return
 		}
 	}
-	if _, ok := deployed(l.img, target.Manifest); !ok {
-		n.startStage(l, target)
+	switch {
+	case !ok || (l.dir == "" && !n.carried(l.product)): // nobody wants it
+		l.cancelJob()
+		if l.img != nil || l.dir == "" {
+			l.calm()
+		}
+	case l.job != nil:
+		if l.job.target.Manifest != target.Manifest {
+			l.cancelJob() // something newer: what is on disk already is kept
+		}
+	case waiting || n.pruning:
+	case !n.db.complete(target.Manifest):
+		if n.net != nil && len(n.sessions) < maxFetches {
+			n.startFetch(l, target)
+		}
+	case l.dir == "":
+		l.calm()
+	default:
+		if _, ok := deployed(l.img, target.Manifest); ok {
+			l.calm()
+		} else {
+			n.startStage(l, target)
+		}
 	}
 }
 
@@ -189,20 +238,32 @@ func deployed(img *image.Image, m cid.Cid) (image.Deployment, bool) {
 	return image.Deployment{}, false
 }
 
-// failLine notes why l does not get on and tries again later; each time the wait doubles.
-func (n *Node) failLine(l *line, err error) {
-	l.err = err
+// failLine notes why l does not get on with a release and tries again later; each time the wait doubles.
+func (n *Node) failLine(l *line, release cid.Cid, err error) {
+	l.err, l.failed = err, release
 	l.patience = min(max(2*l.patience, 2*time.Second), maxRetry)
 	l.retryAt = time.Now().Add(l.patience)
 	n.log.Warn("product is stuck", slog.String("product", l.product), slog.Any("err", err))
 	n.touch()
 }
 
-// retryLines takes up what failed a while ago.
+// retryLines takes up what was put off, and lets a fetch without neighbours make room for others.
 func (n *Node) retryLines() {
 	now := time.Now()
 	for _, l := range n.lines {
-		if l.err != nil && l.job == nil && !now.Before(l.retryAt) {
+		if j := l.job; j != nil && j.session != nil {
+			switch {
+			case j.session.Progress().Peers > 0:
+				j.alone = time.Time{}
+			case j.alone.IsZero():
+				j.alone = now
+			case len(n.sessions) >= maxFetches && now.Sub(j.alone) > lonely:
+				l.retryAt, l.failed = now.Add(lonely), j.target.Manifest
+				l.cancelJob()
+			}
+		}
+		if l.job == nil && !l.retryAt.IsZero() && !now.Before(l.retryAt) {
+			l.retryAt = time.Time{}
 			n.advance(l)
 		}
 	}
@@ -210,29 +271,27 @@ func (n *Node) retryLines() {
 
 // startJob runs work beside the node's goroutine and finish on it.
 func (n *Node) startJob(l *line, j *job, work func(ctx context.Context) error, finish func(err error)) {
-	parent := n.ctx
-	if n.net != nil {
-		parent = n.net.ctx
-	}
+	parent, wg := n.owner()
 	ctx, cancel := context.WithCancel(parent)
 	j.cancel, j.done = cancel, make(chan struct{})
 	l.job = j
 	n.touch()
-	n.wg.Add(1)
+	wg.Add(1)
 	go func() {
-		defer n.wg.Done()
+		defer wg.Done()
 		err := work(ctx)
 		n.do(func() {
 			l.job = nil
-			j.ended = true
-			finish(err)
 			switch {
 			case err == nil:
-				l.err, l.patience = nil, 0
+				l.calm()
 			case ctx.Err() == nil:
-				n.failLine(l, err)
+				n.failLine(l, j.target.Manifest, err)
 			}
-			n.advance(l)
+			finish(err)
+			if parent.Err() == nil {
+				n.advanceAll() // also others may have waited for this one's place
+			}
 			n.touch()
 		})
 		cancel()
@@ -244,9 +303,7 @@ func (n *Node) startJob(l *line, j *job, work func(ctx context.Context) error, f
 // startFetch brings a release's content here.
 func (n *Node) startFetch(l *line, target announce.Announcement) {
 	m := target.Manifest
-	if n.sessions[m] != nil { // another product has the very same content under way
-		l.retryAt = time.Now().Add(time.Second)
-		l.err = nil
+	if n.sessions[m] != nil { // the very same content is under way for somebody else; its end comes back here
 		return
 	}
 	s := n.beginSession(fetch.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq, Manifest: m,
@@ -255,6 +312,12 @@ func (n *Node) startFetch(l *line, target announce.Announcement) {
 	n.startJob(l, &job{target: target, state: StateFetching, session: s}, func(ctx context.Context) error {
 		return fetchError(n.cfg.Home, s.Run(ctx))
 	}, func(err error) {
+		if errors.Is(err, store.ErrMismatch) { // the manifest lies here damaged
+			n.db.setComplete(m, false)
+			if derr := n.store.Discard(m); derr != nil {
+				n.log.Warn("discarding a damaged manifest", slog.Any("err", derr))
+			}
+		}
 		if n.endSession(m, err) != nil {
 			return
 		}
@@ -313,14 +376,22 @@ func fetchError(home string, err error) error {
 // startStage lays the release's tree down beside the live one.
 func (n *Node) startStage(l *line, target announce.Announcement) {
 	img := l.img
+	n.use(img)
 	n.startJob(l, &job{target: target, state: StateStaging}, func(ctx context.Context) error {
 		return n.stage(ctx, img, target)
 	}, func(err error) {
-		if err == nil {
+		n.unuse(img)
+		switch {
+		case err == nil:
 			n.log.Info("release ready", slog.String("product", l.product), slog.String("version", target.Version))
-		}
-		if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrMismatch) {
+		case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrMismatch):
 			n.db.setComplete(target.Manifest, false) // fetched again, the missing part only
+			if _, merr := n.store.Manifest(target.Manifest); errors.Is(merr, store.ErrMismatch) {
+				n.store.Discard(target.Manifest)
+			}
+		case errors.Is(err, context.Canceled), errors.Is(err, syscall.ENOSPC):
+		case l.img == img: // its directory may have gone away, and come back: look again
+			n.giveUp(l)
 		}
 	})
 }

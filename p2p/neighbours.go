@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"cmp"
 	"encoding/json"
 	"math/rand/v2"
 	"slices"
@@ -30,6 +31,7 @@ type known struct {
 	connected  bool
 	dialling   bool
 	proved     bool // this connection has carried an exchange: only now it is one
+	reached    bool // once it was proved, now or in an earlier run
 	patience   time.Duration
 	due        time.Time
 	lastSeen   time.Time
@@ -42,8 +44,9 @@ const (
 	maxDials         = 8
 	maxPatience      = 5 * time.Minute
 	politeness       = 400 * time.Millisecond // the larger id waits this long for the smaller to dial
-	forgetAfter      = 30 * 24 * time.Hour
-	configuredAtMost = 30 * time.Second // a peer somebody configured is tried at least this often
+	maxRemembered    = 128                    // peers that state.db keeps
+	beaconPatience   = 15 * time.Second       // who is heard on the link is tried at least this often
+	configuredAtMost = 30 * time.Second       // a peer somebody configured is tried at least this often
 )
 
 func newTable(self peer.ID) *table {
@@ -94,6 +97,9 @@ func (t *table) heard(p peer.ID, addr ma.Multiaddr, source string, now time.Time
 			k.due = now.Add(politeness)
 		}
 	}
+	if source == "beacon" && !k.connected && k.due.After(now.Add(beaconPatience)) {
+		k.due = now.Add(time.Duration(t.rnd.Int64N(int64(beaconPatience))))
+	}
 	if source == "beacon" && k.Source == "remembered" {
 		k.Source = source
 	}
@@ -130,10 +136,14 @@ func (t *table) up(p peer.ID, addr ma.Multiaddr, outbound bool, now time.Time) {
 }
 
 // prove notes that the connection to p is of use: a dial that the other side refuses looks like success at first.
-func (t *table) prove(p peer.ID) {
-	if k := t.known[p]; k != nil && k.connected {
-		k.proved, k.patience = true, 0
+// It reports whether that is news.
+func (t *table) prove(p peer.ID) bool {
+	k := t.known[p]
+	if k == nil || !k.connected || k.proved {
+		return false
 	}
+	k.proved, k.reached, k.patience = true, true, 0
+	return true
 }
 
 func (t *table) down(p peer.ID, now time.Time) {
@@ -185,7 +195,7 @@ func (t *table) dials(now time.Time) (due []peer.AddrInfo, next time.Time) {
 		}
 	}
 	next = now.Add(time.Minute)
-	for _, k := range t.known {
+	for _, k := range t.eager() {
 		if k.connected || k.dialling || len(k.addrs) == 0 {
 			continue
 		}
@@ -206,6 +216,24 @@ func (t *table) dials(now time.Time) (due []peer.AddrInfo, next time.Time) {
 		due = append(due, k.info())
 	}
 	return due, next
+}
+
+// eager lists who is known: configured peers first, then whom there is least reason to doubt.
+func (t *table) eager() []*known {
+	ks := make([]*known, 0, len(t.known))
+	for _, k := range t.known {
+		ks = append(ks, k)
+	}
+	slices.SortFunc(ks, func(a, b *known) int {
+		if a.configured != b.configured {
+			if a.configured {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(a.patience, b.patience), b.lastSeen.Compare(a.lastSeen))
+	})
+	return ks
 }
 
 // info lists the addresses of k, the freshest first, in the form the swarm dials.
@@ -251,7 +279,7 @@ func (t *table) recall(id string, text []byte, now time.Time) bool {
 		return false
 	}
 	k := t.get(p, "remembered", now)
-	k.lastSeen = r.LastSeen
+	k.lastSeen, k.reached = r.LastSeen, true
 	for i, a := range r.Addrs {
 		if m, err := ma.NewMultiaddr(a); err == nil && i < maxAddrs {
 			k.add(m, now)

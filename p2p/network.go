@@ -43,13 +43,38 @@ type running struct {
 	digests map[peer.ID][8]byte
 	began   map[peer.ID]time.Time
 	log     *slog.Logger
+	wg      sync.WaitGroup // everything that was spawned while this network ran
 
-	mu       sync.Mutex // counters only
-	from, to map[peer.ID]uint64
+	mu             sync.Mutex // counters only
+	from, to       map[peer.ID]uint64
+	oldFrom, oldTo uint64 // of neighbours that are not counted one by one any more
 }
 
-func (r *running) sentTo(p peer.ID, n int)       { r.mu.Lock(); r.to[p] += uint64(n); r.mu.Unlock() }
-func (r *running) receivedFrom(p peer.ID, n int) { r.mu.Lock(); r.from[p] += uint64(n); r.mu.Unlock() }
+// maxCounted is how many neighbours are counted one by one.
+const maxCounted = 1024
+
+// count adds n to p's counter; identities cost nothing, so their number is bounded.
+func count(m map[peer.ID]uint64, old *uint64, p peer.ID, n int) {
+	if _, ok := m[p]; !ok && len(m) >= maxCounted {
+		for q, v := range m {
+			*old += v
+			delete(m, q)
+		}
+	}
+	m[p] += uint64(n)
+}
+
+func (r *running) sentTo(p peer.ID, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	count(r.to, &r.oldTo, p, n)
+}
+
+func (r *running) receivedFrom(p peer.ID, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	count(r.from, &r.oldFrom, p, n)
+}
 
 func (r *running) counters(p peer.ID) (from, to uint64) {
 	r.mu.Lock()
@@ -60,6 +85,7 @@ func (r *running) counters(p peer.ID) (from, to uint64) {
 func (r *running) totals() (from, to uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	from, to = r.oldFrom, r.oldTo
 	for _, n := range r.from {
 		from += n
 	}
@@ -69,7 +95,11 @@ func (r *running) totals() (from, to uint64) {
 	return from, to
 }
 
-func (r *running) digest(p peer.ID, d [8]byte) { r.digests[p] = d }
+func (r *running) digest(p peer.ID, d [8]byte) {
+	if k := r.table.known[p]; k != nil && k.connected {
+		r.digests[p] = d
+	}
+}
 
 // visit asks p's catalog for what view lacks.
 func (r *running) visit(ctx context.Context, p peer.ID, view *catalogView) (*visit, error) {
@@ -286,9 +316,13 @@ func (n *Node) resume() {
 }
 
 func (n *Node) redialDeaf(deaf []peer.ID) {
+	r := n.net
+	if r == nil {
+		return
+	}
 	for _, p := range deaf {
 		n.log.Info("neighbour is deaf to gossip, dialling again", slog.String("peer", p.String()))
-		n.spawn(func(context.Context) { n.net.host.Network().ClosePeer(p) })
+		n.spawn(func(context.Context) { r.host.Network().ClosePeer(p) })
 	}
 }
 
@@ -336,9 +370,6 @@ func (n *Node) connected(p peer.ID, addr ma.Multiaddr, outbound bool) {
 		return
 	}
 	r.began[p] = now
-	if k := r.table.known[p]; len(k.addrs) > 0 {
-		n.db.putJSON("peers", p.String(), k.remember())
-	}
 	n.log.Info("neighbour connected", slog.String("peer", p.String()), slog.String("addr", addr.String()))
 	delete(n.ex.seen, p)
 	n.exchange(p, nil)
@@ -352,6 +383,7 @@ func (n *Node) disconnected(p peer.ID) {
 		return
 	}
 	r.table.down(p, time.Now())
+	n.ex.forget(p)
 	delete(r.digests, p)
 	delete(r.began, p)
 	n.log.Info("neighbour gone", slog.String("peer", p.String()))
@@ -444,14 +476,16 @@ func (n *Node) openAsker(p peer.ID) {
 		stream, err := r.host.NewStream(network.WithNoDial(sctx, "fetch"), p, protoBlobs)
 		cancel()
 		if err != nil {
-			n.post(func() { delete(r.opening, p); n.retryAsker(p) })
+			n.post(func() { delete(r.opening, p) }) // the next rounds try again
 			return
 		}
 		a := newAsker(stream, r.receivedFrom, n.log)
 		n.post(func() {
 			delete(r.opening, p)
-			r.askers[p] = a
-			n.attachAll(r, a)
+			if n.net == r {
+				r.askers[p] = a
+				n.attachAll(r, a)
+			}
 		})
 		err = a.run(ctx)
 		n.post(func() {
@@ -459,7 +493,6 @@ func (n *Node) openAsker(p peer.ID) {
 				delete(r.askers, p)
 			}
 			n.offenceOf(p, err)
-			n.retryAsker(p)
 		})
 	})
 }
@@ -469,18 +502,9 @@ func (n *Node) attachAll(r *running, a *asker) {
 	for m, s := range n.sessions {
 		a.attach(m, s)
 		if r.server.watches(a.peer, m) {
-			a.join(m)
+			n.spawn(func(context.Context) { a.join(m) })
 		}
 	}
-}
-
-// retryAsker opens the stream again in a while, if it is still of use then.
-func (n *Node) retryAsker(p peer.ID) {
-	r := n.net
-	if r == nil || len(n.sessions) == 0 || r.host.Network().Connectedness(p) != network.Connected {
-		return
-	}
-	n.after(time.Second, func() { n.openAsker(p) })
 }
 
 // offenceOf bans p when err is its fault.
@@ -540,6 +564,7 @@ func (n *Node) rounds() {
 		}
 		peers = append(peers, p)
 		n.openAsker(p)
+		n.repeatExchange(p, now)
 	}
 	n.spawn(func(context.Context) { // pubsub's goroutine may be waiting for ours
 		in := r.gossip.topic.ListPeers()

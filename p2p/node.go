@@ -18,6 +18,7 @@ import (
 	"satchel/fetch"
 	"satchel/p2p/beacon"
 	"satchel/store"
+	"satchel/store/image"
 )
 
 // Config says what a Node is to be. Only Home must be set.
@@ -61,6 +62,10 @@ type Node struct {
 	looked    time.Time // when rounds were made last
 	changed   chan struct{}
 	dirty     bool
+	pruning   bool
+	prunes    int                      // how often Prune has begun
+	users     map[*image.Image]int     // who works on an image beside the node's goroutine
+	closing   map[string]*closingImage // by directory: given up, closed when its users are done
 	usage     StoreStatus
 	usageAt   time.Time
 	counting  bool
@@ -81,8 +86,8 @@ func Open(cfg Config) (n *Node, err error) {
 	}
 	n = &Node{cfg: cfg, log: log, lock: lock, began: time.Now(), lines: map[string]*line{}, carries: map[string]bool{},
 		sessions: map[cid.Cid]*fetch.Session{}, offences: map[peer.ID]string{}, changed: make(chan struct{}),
-		ended: make(chan struct{})}
-	n.ex = exchanges{running: map[peer.ID]bool{}, again: map[peer.ID]bool{}, seen: map[peer.ID][2][8]byte{}}
+		users: map[*image.Image]int{}, closing: map[string]*closingImage{}, ended: make(chan struct{})}
+	n.ex = newExchanges()
 	defer func() {
 		if err != nil {
 			n.release()
@@ -214,15 +219,20 @@ func (n *Node) do(f func()) {
 
 // spawn runs f beside the node's goroutine until the network, or without one the node, is closed.
 func (n *Node) spawn(f func(ctx context.Context)) {
-	ctx := n.ctx
-	if n.net != nil {
-		ctx = n.net.ctx
-	}
-	n.wg.Add(1)
+	ctx, wg := n.owner()
+	wg.Add(1)
 	go func() {
-		defer n.wg.Done()
+		defer wg.Done()
 		f(ctx)
 	}()
+}
+
+// owner is who waits for what begins now. It is for the node's goroutine.
+func (n *Node) owner() (context.Context, *sync.WaitGroup) {
+	if n.net != nil {
+		return n.net.ctx, &n.net.wg
+	}
+	return n.ctx, &n.wg
 }
 
 // after posts f in d, if the node still runs then.
@@ -247,6 +257,9 @@ func (n *Node) Close() error {
 
 func (n *Node) release() error {
 	var errs []error
+	for _, c := range n.closing {
+		errs = append(errs, c.img.Close())
+	}
 	for _, l := range n.lines {
 		if l.img != nil {
 			errs = append(errs, l.img.Close())
@@ -291,10 +304,10 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-n.ctx.Done():
 		}
 	}
+	cancel() // first: what ends must not begin anew
 	n.do(n.leave)
-	cancel()
 	r.host.Close()
-	n.wg.Wait()
+	r.wg.Wait()
 	return err
 }
 
@@ -313,8 +326,8 @@ func (n *Node) startNetwork(ctx context.Context) (*running, error) {
 	r.server.offence = func(p peer.ID, err error) { n.post(func() { n.offence(p, err) }) }
 	r.server.watched = func(p peer.ID, m cid.Cid) {
 		n.post(func() {
-			if a := r.askers[p]; a != nil {
-				a.join(m)
+			if a := r.askers[p]; a != nil && n.net == r {
+				n.spawn(func(context.Context) { a.join(m) })
 			}
 		})
 	}
@@ -368,17 +381,13 @@ func (n *Node) join(r *running, peers []peer.AddrInfo) error {
 
 // leave ends the network's hold on the state; what was spawned ends with its context.
 func (n *Node) leave() {
-	for _, l := range n.lines {
-		l.cancelJob()
-	}
 	if n.net != nil {
-		for p, k := range n.net.table.known {
-			if len(k.addrs) > 0 && (k.connected || k.Source == "beacon") {
-				n.db.putJSON("peers", p.String(), k.remember())
-			}
+		if err := n.db.savePeers(n.net.table); err != nil {
+			n.log.Warn("remembering peers", slog.Any("err", err))
 		}
 	}
 	n.net = nil
+	n.ex = newExchanges()
 	n.touch()
 }
 
@@ -436,9 +445,12 @@ func (n *Node) answer(stream network.Stream) {
 	})
 }
 
-// view is the catalog as an exchange needs it. The slices are the catalog's own, which it never changes.
+// view is the catalog as an exchange needs it: read by many, changed by nobody.
 func (n *Node) view() *catalogView {
 	c := n.catalog
+	if n.ex.view != nil && n.ex.view.digest == c.Digest() {
+		return n.ex.view
+	}
 	v := &catalogView{digest: c.Digest(), rootVersion: c.RootVersion(), heads: c.Heads(), roots: c.RootChain(),
 		evidence: c.Evidence(), envelopes: map[string][]byte{}}
 	for _, h := range v.heads {
@@ -446,6 +458,7 @@ func (n *Node) view() *catalogView {
 			v.envelopes[h.Product] = env
 		}
 	}
+	n.ex.view = v
 	return v
 }
 
@@ -457,9 +470,14 @@ func (n *Node) validate(from peer.ID, envelope []byte) (v announce.Verdict) {
 	v = announce.Ignore
 	n.do(func() {
 		before := n.catalog.Digest()
-		v = n.learn(envelope, from).Verdict
+		res := n.learn(envelope, from)
+		v = res.Verdict
 		if n.catalog.Digest() != before {
 			n.catalogChanged(false) // the neighbours have it from the same gossip
+		}
+		if now := time.Now(); res.NeedRoot && n.net != nil && now.Sub(n.ex.asked[from]) > time.Minute {
+			n.ex.asked[from] = now
+			n.exchange(from, nil)
 		}
 	})
 	return v
@@ -477,8 +495,6 @@ func (n *Node) learn(envelope []byte, from peer.ID) announce.Result {
 		n.log.Warn("two releases claim one number, both refused", slog.String("reason", res.Reason))
 	case res.Verdict == announce.Reject:
 		n.log.Warn("announcement refused", slog.String("peer", from.String()), slog.String("reason", res.Reason))
-	case res.NeedRoot && n.net != nil:
-		n.exchange(from, nil)
 	}
 	return res
 }
@@ -486,8 +502,27 @@ func (n *Node) learn(envelope []byte, from peer.ID) announce.Result {
 // catalogChanged keeps what is new, and tells the neighbours when they may not know it yet.
 func (n *Node) catalogChanged(tell bool) {
 	if err := n.db.saveCatalog(n.catalog); err != nil {
-		n.log.Error("keeping the catalog", slog.Any("err", err))
+		n.log.Error("keeping the catalog", slog.Any("err", err)) // neighbours tell it again
 	}
+	n.spread(tell)
+}
+
+// keepCatalog is for what only this node knows yet. What cannot be kept is forgotten again: to sign its number a
+// second time after a restart would be equivocation.
+func (n *Node) keepCatalog() error {
+	err := n.db.saveCatalog(n.catalog)
+	if err == nil {
+		n.spread(true)
+		return nil
+	}
+	if c, lerr := n.db.loadCatalog(); lerr == nil {
+		n.catalog, n.ex.view = c, nil
+	}
+	return homeError(n.cfg.Home, fmt.Errorf("keeping the catalog: %w", err))
+}
+
+// spread acts on a catalog that has changed.
+func (n *Node) spread(tell bool) {
 	if r := n.net; r != nil {
 		if r.beacon != nil {
 			r.beacon.Poke()
@@ -505,6 +540,9 @@ func (n *Node) catalogChanged(tell bool) {
 // closeOrphans closes connections whose own address this machine no longer has: they would only be found dead
 // half a minute later.
 func (n *Node) closeOrphans() {
+	if n.net == nil {
+		return
+	}
 	h := n.net.host
 	mine := ownAddrs()
 	n.spawn(func(context.Context) {

@@ -39,6 +39,7 @@ const (
 const (
 	maxQueued    = 1024 // requests one peer may have waiting here
 	maxWatches   = 64   // manifests one peer may watch
+	maxPartials  = 4096 // blobs that one have-map may call partial
 	maxNews      = 4096 // have-updates kept for a slow watcher before a whole map replaces them
 	newsDelay    = 25 * time.Millisecond
 	writeTimeout = 30 * time.Second // a reader slower than one buffer in this time is cut off
@@ -98,9 +99,10 @@ type watch struct {
 func (s *server) handle(ctx context.Context, stream network.Stream) {
 	v := &served{srv: s, peer: stream.Conn().RemotePeer(), stream: stream, wake: make(chan struct{}, 1),
 		watches: map[cid.Cid]*watch{}}
-	s.mu.Lock()
-	s.streams[v] = struct{}{}
-	s.mu.Unlock()
+	if !s.admit(v) {
+		stream.Reset()
+		return
+	}
 	stop := context.AfterFunc(ctx, func() { stream.Reset() })
 	defer stop()
 	done := make(chan struct{})
@@ -118,6 +120,26 @@ func (s *server) handle(ctx context.Context, stream network.Stream) {
 	if errors.Is(err, errProtocol) {
 		s.offence(v.peer, err)
 	}
+}
+
+// maxStreams is how many streams of requests one peer may have here: one, and one that is on its way out. Each
+// can hold a buffer for as long as a slow reader is waited for.
+const maxStreams = 2
+
+func (s *server) admit(v *served) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for other := range s.streams {
+		if other.peer == v.peer {
+			n++
+		}
+	}
+	if n >= maxStreams {
+		return false
+	}
+	s.streams[v] = struct{}{}
+	return true
 }
 
 // news tells every watcher of manifest what became available here; whole replaces the list by the full map.
@@ -239,7 +261,7 @@ func (v *served) acceptWant(b *body) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(v.queue)+len(reqs) > maxQueued {
+	if len(v.queue)+len(reqs) > maxQueued || len(v.gone) > 4*maxQueued {
 		return protocolError("more than %d requests at once", maxQueued)
 	}
 	v.queue = append(v.queue, reqs...)
@@ -451,8 +473,8 @@ func encodeHaveMap(m fetch.HaveMap) []byte {
 	b := []byte{byte(b2u(m.All) | b2u(m.Manifest)<<1)}
 	b = binary.AppendUvarint(b, uint64(len(m.Blobs)))
 	b = append(b, m.Blobs...)
-	for _, p := range m.Partial {
-		if len(b)+len(p.Chunks)+64 > maxReplyFrame {
+	for i, p := range m.Partial {
+		if i >= maxPartials || len(b)+len(p.Chunks)+64 > maxReplyFrame {
 			break // a map is a hint: what does not fit arrives as updates or is asked for later
 		}
 		b = binary.AppendUvarint(b, uint64(p.Blob))
@@ -470,6 +492,9 @@ func decodeHaveMap(b *body) (fetch.HaveMap, error) {
 		chunks := b.counted("chunks")
 		if blob > math.MaxUint32 {
 			return m, protocolError("have-map out of range")
+		}
+		if len(m.Partial) >= maxPartials {
+			return m, protocolError("have-map of more than %d partial blobs", maxPartials)
 		}
 		m.Partial = append(m.Partial, fetch.PartialHave{Blob: uint32(blob), Chunks: chunks})
 	}

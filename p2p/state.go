@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -175,6 +176,26 @@ func (s *state) putJSON(bucket, key string, v any) error {
 		return err
 	}
 	return s.put(bucket, key, b)
+}
+
+// savePeers makes the bucket of peers say what is worth dialling again: whoever was reached, the latest first.
+func (s *state) savePeers(t *table) error {
+	var ks []*known
+	for _, k := range t.known {
+		if k.reached && len(k.addrs) > 0 {
+			ks = append(ks, k)
+		}
+	}
+	slices.SortFunc(ks, func(a, b *known) int { return b.lastSeen.Compare(a.lastSeen) })
+	want := map[string][]byte{}
+	for _, k := range ks[:min(len(ks), maxRemembered)] {
+		text, err := json.Marshal(k.remember())
+		if err != nil {
+			return err
+		}
+		want[k.ID.String()] = text
+	}
+	return s.db.Update(func(tx *bolt.Tx) error { return replace(tx, "peers", want) })
 }
 
 // loadIdentity returns the node's key, made at the first start. Losing the file only makes this a new node.

@@ -32,8 +32,7 @@ func (n *Node) Trust(rootEnvelope []byte, force bool) error {
 				fmt.Errorf("trusting the root: %w", err))
 		}
 		clear(n.ex.seen) // what nobody could verify a moment ago may be good now
-		n.catalogChanged(true)
-		return nil
+		return n.keepCatalog()
 	})
 }
 
@@ -53,43 +52,52 @@ func (n *Node) Follow(product, dir string) error {
 	if err != nil {
 		return err
 	}
-	return n.call(func() error {
-		for _, l := range n.lines {
-			if l.dir == dir && l.product != product {
-				return fail(CodeConflict, "give each product an image directory of its own",
-					fmt.Errorf("image %q already follows %s", dir, l.product))
+	for {
+		var wait chan struct{}
+		err := n.call(func() error {
+			if c := n.closing[dir]; c != nil { // it was given up a moment ago, and somebody still works on it
+				wait = c.done
+				return nil
 			}
-		}
-		l := n.line(product)
-		if l.dir == dir && l.img != nil {
-			return nil
-		}
-		img, err := image.Open(dir)
-		if err != nil {
-			return imageError(dir, err)
-		}
-		n.dropImage(l)
-		l.dir, l.img, l.err, l.retryAt = dir, img, nil, time.Time{}
-		if err := n.db.put("follows", product, []byte(dir)); err != nil {
+			return n.follow(product, dir)
+		})
+		if wait == nil {
 			return err
 		}
-		n.advance(l)
-		n.touch()
+		<-wait
+	}
+}
+
+func (n *Node) follow(product, dir string) error {
+	for _, l := range n.lines {
+		if l.dir == dir && l.product != product {
+			return fail(CodeConflict, "give each product an image directory of its own",
+				fmt.Errorf("image %q already follows %s", dir, l.product))
+		}
+	}
+	l := n.line(product)
+	if l.dir == dir && l.img != nil {
 		return nil
-	})
+	}
+	img, err := image.Open(dir)
+	if err != nil {
+		return imageError(dir, err)
+	}
+	n.dropImage(l)
+	l.dir, l.img = dir, img
+	l.calm()
+	if err := n.db.put("follows", product, []byte(dir)); err != nil {
+		return err
+	}
+	n.advance(l)
+	n.touch()
+	return nil
 }
 
 func (n *Node) dropImage(l *line) {
 	l.cancelJob()
-	if l.img != nil {
-		if j := l.job; j != nil && j.state == StateStaging {
-			img := l.img
-			n.spawn(func(context.Context) { <-j.done; img.Close() })
-		} else {
-			l.img.Close()
-		}
-	}
-	l.img, l.dir = nil, ""
+	n.giveUp(l)
+	l.dir = ""
 }
 
 // Unfollow leaves the image as it is and follows no longer.
@@ -100,7 +108,7 @@ func (n *Node) Unfollow(product string) error {
 			return fail(CodeNotFound, `"satchel status" lists what is followed`, fmt.Errorf("%s is not followed", product))
 		}
 		n.dropImage(l)
-		l.err = nil
+		l.calm()
 		if err := n.db.delete("follows", product); err != nil {
 			return err
 		}
@@ -205,12 +213,17 @@ func (n *Node) Announce(envelope []byte) error {
 	if err != nil {
 		return fail(CodeRefused, "make a new one with \"satchel publish\"", fmt.Errorf("reading the announcement: %w", err))
 	}
+	var prunes int
+	n.do(func() { prunes = n.prunes })
 	if err := n.checkWhole(sa.Announcement.Manifest); err != nil {
 		return err
 	}
 	return n.call(func() error {
 		if n.catalog.Root() == nil {
 			return errNoRoot()
+		}
+		if n.pruning || n.prunes != prunes {
+			return fail(CodeConflict, "publish again when it is done", errors.New("the store is being pruned"))
 		}
 		res := n.catalog.Add(time.Now(), envelope)
 		switch {
@@ -222,10 +235,10 @@ func (n *Node) Announce(envelope []byte) error {
 		case res.Verdict == announce.Ignore:
 			return fail(CodeOlder, "leave --seq out to take the next number", fmt.Errorf("announcement not taken: %s", res.Reason))
 		}
-		if err := n.db.setComplete(sa.Announcement.Manifest, true); err != nil {
-			return err
+		err := n.db.setComplete(sa.Announcement.Manifest, true)
+		if kerr := n.keepCatalog(); kerr != nil || err != nil {
+			return errors.Join(kerr, err)
 		}
-		n.catalogChanged(true)
 		if r := n.net; r != nil {
 			n.spawn(func(ctx context.Context) {
 				if err := r.gossip.publish(ctx, envelope); err != nil {
@@ -427,62 +440,121 @@ type PruneResult struct {
 const keepDeployments = 2
 
 // Prune removes deployments and blobs that nothing here needs: kept are the newest release of every product
-// that is known and whole here, what is live, previous or staged, and what is being fetched.
+// that is known and whole here, what is live, previous or staged, and what is being fetched. Fetches pause
+// meanwhile; a tree that is being laid down is waited for.
 func (n *Node) Prune(ctx context.Context) (out PruneResult, err error) {
-	var keep []cid.Cid
+	out.Deployments = []string{}
 	err = n.call(func() error {
-		for _, l := range n.lines {
-			if l.job != nil {
-				return fail(CodeConflict, "try again when it is done", fmt.Errorf("%s is %s right now", l.product, l.job.state))
-			}
-			if l.img == nil {
-				continue
-			}
-			ids, err := l.img.Prune(keepDeployments)
-			out.Deployments = append(out.Deployments, ids...)
-			if err != nil {
-				return fmt.Errorf("pruning %s: %w", l.dir, err)
-			}
-			all, err := l.img.List()
-			if err != nil {
-				return err
-			}
-			for _, d := range all {
-				keep = append(keep, d.Release.Manifest)
-			}
+		if n.pruning {
+			return fail(CodeConflict, "wait for it", errors.New("the store is being pruned already"))
 		}
-		for _, h := range n.catalog.Heads() {
-			if a, _, ok := n.catalog.Latest(h.Product); ok && n.db.complete(a.Manifest) {
-				keep = append(keep, a.Manifest)
-			}
-		}
-		kept := map[string]bool{}
-		for _, m := range keep {
-			kept[m.String()] = true
-		}
-		var gone []string
-		n.db.all("complete", func(m string, _ []byte) {
-			if !kept[m] {
-				gone = append(gone, m)
-			}
-		})
-		for _, m := range gone {
-			if err := n.db.delete("complete", m); err != nil {
-				return err
-			}
-		}
+		n.pruning = true
+		n.prunes++
 		return nil
+	})
+	if err != nil {
+		return out, err
+	}
+	defer n.do(func() {
+		n.pruning, n.usageAt = false, time.Time{}
+		n.advanceAll()
+		n.touch()
+	})
+	if err := n.pause(ctx); err != nil {
+		return out, err
+	}
+	var keep []cid.Cid
+	err = n.call(func() (err error) {
+		keep, err = n.needed(&out)
+		return err
 	})
 	if err != nil {
 		return out, err
 	}
 	res, err := n.store.Prune(ctx, keep)
 	out.Blobs, out.Bytes = res.Blobs, res.Bytes
-	n.do(func() { n.usageAt = time.Time{}; n.touch() })
-	if err != nil {
+	if errors.Is(err, store.ErrInUse) {
 		return out, fail(CodeConflict, "try again when publishing is done", fmt.Errorf("pruning the store: %w", err))
 	}
+	if err != nil {
+		return out, fmt.Errorf("pruning the store: %w", err)
+	}
 	return out, nil
+}
+
+// pause ends fetches, which keep what they have, and waits for trees that are being laid down.
+func (n *Node) pause(ctx context.Context) error {
+	for {
+		var j *job
+		var repairing bool
+		n.do(func() {
+			for _, l := range n.lines {
+				if l.job != nil {
+					j = l.job
+					if j.session != nil {
+						j.cancel()
+					}
+				}
+			}
+			repairing = len(n.sessions) > 0
+		})
+		if j == nil && repairing {
+			return fail(CodeConflict, "try again when it is done", errors.New("damaged blobs are being fetched again"))
+		}
+		if j == nil {
+			return nil
+		}
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+			return fail(CodeTimeout, "try again", ctx.Err())
+		}
+	}
+}
+
+// needed prunes deployments and lists the manifests whose blobs are to stay; releases that go lose their mark.
+func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
+	add := func(m cid.Cid) {
+		if m.Defined() && n.store.Has(m) && !slices.Contains(keep, m) {
+			keep = append(keep, m)
+		}
+	}
+	for _, l := range n.lines {
+		if l.img == nil {
+			continue
+		}
+		ids, err := l.img.Prune(keepDeployments)
+		out.Deployments = append(out.Deployments, ids...)
+		if err != nil {
+			return nil, fmt.Errorf("pruning %s: %w", l.dir, err)
+		}
+		all, err := l.img.List()
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range all {
+			add(d.Release.Manifest)
+		}
+	}
+	for _, h := range n.catalog.Heads() {
+		a, _, ok := n.catalog.Latest(h.Product)
+		l := n.lines[h.Product]
+		if ok && (n.db.complete(a.Manifest) || l != nil && l.dir != "" || n.carried(h.Product)) {
+			add(a.Manifest)
+		}
+	}
+	var gone []string
+	n.db.all("complete", func(text string, _ []byte) {
+		if c, err := cid.Decode(text); err != nil || !slices.Contains(keep, c) {
+			gone = append(gone, text)
+		}
+	})
+	for _, m := range gone {
+		if err := n.db.delete("complete", m); err != nil {
+			return nil, err
+		}
+	}
+	return keep, nil
 }
 
 func (n *Node) release1(d image.Deployment) *ReleaseStatus {

@@ -47,6 +47,7 @@ func (n *Node) Verify(ctx context.Context, progress func(VerifyProgress)) (res V
 	if err != nil {
 		return res, fmt.Errorf("verifying the store: %w", err)
 	}
+	bad = append(bad, n.missing(bad)...)
 	res.Damaged = len(bad)
 	if len(bad) > 0 {
 		n.refetch(ctx, bad, progress)
@@ -68,9 +69,15 @@ func (n *Node) Verify(ctx context.Context, progress func(VerifyProgress)) (res V
 		for _, l := range n.lines {
 			if l.img != nil {
 				if d, ok := l.img.Live(); ok {
+					n.use(l.img)
 					trees = append(trees, tree{l.product, l.img, d})
 				}
 			}
+		}
+	})
+	defer n.do(func() {
+		for _, t := range trees {
+			n.unuse(t.img)
 		}
 	})
 	for _, t := range trees {
@@ -84,6 +91,43 @@ func (n *Node) Verify(ctx context.Context, progress func(VerifyProgress)) (res V
 			fmt.Errorf("%d things are damaged and not repaired", len(res.Problems)))
 	}
 	return res, nil
+}
+
+// missing lists what releases that are called complete name and the store does not have, besides what is in bad.
+func (n *Node) missing(bad []cid.Cid) (gone []cid.Cid) {
+	seen := map[cid.Cid]bool{}
+	for _, c := range bad {
+		seen[c] = true
+	}
+	add := func(c cid.Cid) {
+		if !seen[c] {
+			seen[c] = true
+			gone = append(gone, c)
+		}
+	}
+	for _, c := range n.completes() {
+		m, err := n.store.Manifest(c)
+		if err != nil {
+			add(c)
+			continue
+		}
+		for _, b := range m.Blobs() {
+			if !n.store.Has(b.CID) {
+				add(b.CID)
+			}
+		}
+	}
+	return gone
+}
+
+// completes lists the manifests of which everything is said to be here.
+func (n *Node) completes() (all []cid.Cid) {
+	n.db.all("complete", func(text string, _ []byte) {
+		if c, err := cid.Decode(text); err == nil {
+			all = append(all, c)
+		}
+	})
+	return all
 }
 
 // refetch marks the releases that name damaged blobs as incomplete and waits until they are whole again.
@@ -141,23 +185,19 @@ func (n *Node) refetch(ctx context.Context, bad []cid.Cid, progress func(VerifyP
 // is damaged itself, which only its announcement can bring back.
 func (n *Node) hurt(damaged map[cid.Cid]bool) map[cid.Cid]*fetch.Release {
 	hurt := map[cid.Cid]*fetch.Release{}
-	n.db.all("complete", func(text string, _ []byte) {
-		c, err := cid.Decode(text)
-		if err != nil {
-			return
-		}
+	for _, c := range n.completes() {
 		m, err := n.store.Manifest(c)
 		if err != nil {
 			hurt[c] = nil
-			return
+			continue
 		}
 		for _, b := range m.Blobs() {
 			if damaged[b.CID] {
 				hurt[c] = &fetch.Release{Product: m.Product, Epoch: m.Epoch, Seq: m.Seq, Manifest: c, TotalSize: m.TotalSize()}
-				return
+				break
 			}
 		}
-	})
+	}
 	for c, r := range hurt {
 		n.db.setComplete(c, false)
 		if r != nil {

@@ -195,3 +195,11 @@ func (s *Store) salvage(path, part string) error {
 	}
 	return err
 }
+
+// Discard takes a blob that turned out to be damaged away, so that it can be stored again; see Verify.
+func (s *Store) Discard(c cid.Cid) error {
+	if !s.committed(c) {
+		return nil
+	}
+	return s.takeAway(blobFileName{cid: c})
+}
