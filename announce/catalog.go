@@ -121,6 +121,8 @@ func (c *Catalog) Trust(data []byte) error {
 		return nil
 	case slices.ContainsFunc(c.chain, func(old *SignedRoot) bool { return old.ID() == sr.ID() }):
 		return fmt.Errorf("trust root version %d is older than version %d, which is trusted already", sr.Version, root.Version)
+	case sr.Version <= root.Version:
+		return fmt.Errorf("this is another trust root, not a newer version of the one that is trusted here (version %d)", root.Version)
 	default:
 		if err := VerifyRotation(root, sr); err != nil {
 			return err

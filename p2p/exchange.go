@@ -276,13 +276,14 @@ type exchanges struct {
 	seen    map[peer.ID][2][8]byte // the two digests of the last exchange: nothing to gain while both hold
 	next    map[peer.ID]time.Time  // when to look at the neighbour again
 	asked   map[peer.ID]time.Time  // when it was last asked for a newer trust root
+	refused map[peer.ID]bool       // it has sent something that was refused: said once
 	view    *catalogView           // of the present digest
 	begun   int                    // how many
 }
 
 func newExchanges() exchanges {
 	return exchanges{running: map[peer.ID]bool{}, again: map[peer.ID]bool{}, seen: map[peer.ID][2][8]byte{},
-		next: map[peer.ID]time.Time{}, asked: map[peer.ID]time.Time{}}
+		next: map[peer.ID]time.Time{}, asked: map[peer.ID]time.Time{}, refused: map[peer.ID]bool{}}
 }
 
 // forget drops what is known of a peer that left.
@@ -291,6 +292,7 @@ func (ex *exchanges) forget(p peer.ID) {
 	delete(ex.seen, p)
 	delete(ex.next, p)
 	delete(ex.asked, p)
+	delete(ex.refused, p)
 }
 
 // repeatExchange makes up for an exchange that failed, and for news that gossip did not carry.

@@ -3,6 +3,7 @@ package p2p
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,7 +16,7 @@ func (n *Node) Explain(product string) ([]string, error) {
 	}
 	i := slices.IndexFunc(s.Products, func(p ProductStatus) bool { return p.Product == product })
 	if i < 0 {
-		return append([]string{fmt.Sprintf("No release of %s is known here.", product)}, explainUnknown(&s, product)...), nil
+		return nil, fail(CodeNotFound, strings.Join(explainUnknown(&s), " "), fmt.Errorf("no release of %s is known here", product))
 	}
 	out := explainProduct(&s.Products[i])
 	if st := s.Products[i].State; st == StateFetching || st == StateKnown || st == StateNone {
@@ -35,8 +36,16 @@ func explainNode(s *Status) []string {
 	if len(s.Products) == 0 {
 		out = append(out, "No release is known here yet.")
 	}
+	var idle []string
 	for i := range s.Products {
-		out = append(out, explainProduct(&s.Products[i])...)
+		if p := &s.Products[i]; p.State == StateKnown && !p.Followed && !p.Carried {
+			idle = append(idle, p.Product)
+		} else {
+			out = append(out, explainProduct(p)...)
+		}
+	}
+	if len(idle) > 0 {
+		out = append(out, fmt.Sprintf("Known, and not asked for here: %s.", list(idle)))
 	}
 	return out
 }
@@ -57,7 +66,7 @@ func explainNeighbours(s *Status) []string {
 	}
 }
 
-func explainUnknown(s *Status, product string) []string {
+func explainUnknown(s *Status) []string {
 	if s.Root.Version == 0 {
 		return []string{`This machine trusts no root yet, so it can believe no announcement. Trust one: "satchel trust ROOT".`}
 	}
@@ -90,6 +99,10 @@ func explainProduct(p *ProductStatus) []string {
 	case StateActive:
 		say("It is live in %s/current.", p.Image)
 	case StateHeld:
+		if p.Published {
+			say("It was published from this home, which has all of it and passes it on.")
+			break
+		}
 		say("Its content is whole here and is passed on to neighbours; no image here follows it.")
 	case StateFailed:
 		say("It does not get on: %s.", p.Error)

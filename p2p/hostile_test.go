@@ -689,6 +689,18 @@ func TestPruneWhileAFetchWaits(t *testing.T) {
 	if err := l.checkWhole(mustLatest(t, l, "p").Manifest); err != nil {
 		t.Errorf("pruning took what is carried: %v", err)
 	}
+	if err := l.Uncarry("p"); err != nil {
+		t.Fatal(err)
+	}
+	if res, err := l.Prune(context.Background()); err != nil || res.Blobs == 0 {
+		t.Errorf("what nobody wants any more is not given back: %+v, %v", res, err)
+	}
+	if _, err := pub.Prune(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := pub.checkWhole(mustLatest(t, pub, "p").Manifest); err != nil {
+		t.Errorf("pruning took what was published here: %v", err)
+	}
 }
 
 func mustLatest(t *testing.T, n *Node, product string) announce.Announcement {

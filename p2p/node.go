@@ -494,7 +494,12 @@ func (n *Node) learn(envelope []byte, from peer.ID) announce.Result {
 	case res.Equivocation:
 		n.log.Warn("two releases claim one number, both refused", slog.String("reason", res.Reason))
 	case res.Verdict == announce.Reject:
-		n.log.Warn("announcement refused", slog.String("peer", from.String()), slog.String("reason", res.Reason))
+		level := slog.LevelDebug
+		if !n.ex.refused[from] && from != "" {
+			n.ex.refused[from] = true
+			level = slog.LevelWarn // once a neighbour: it may speak for a whole other mesh
+		}
+		n.log.Log(context.Background(), level, "announcement refused", slog.String("peer", from.String()), slog.String("reason", res.Reason))
 	}
 	return res
 }

@@ -31,12 +31,13 @@ import (
 //	complete   manifest CID → "" : every blob of it is in the store
 //	fetches    product → the last finished fetch, as FetchStatus
 //	peers      node id → addresses and when it was last seen
+//	published  product → "": it was announced from this home, which keeps its newest release
 //	meta       "port" → the port of the last run
 type state struct {
 	db *bolt.DB
 }
 
-var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta"}
+var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published"}
 
 func openState(home string) (*state, error) {
 	db, err := bolt.Open(filepath.Join(home, "state.db"), 0o600, &bolt.Options{Timeout: 2 * time.Second})

@@ -61,25 +61,26 @@ const (
 	StateStaging  = "staging"  // content is whole, the tree is being laid down
 	StateReady    = "ready"    // the newest release is staged beside the live one
 	StateActive   = "active"   // the newest release is live
-	StateHeld     = "held"     // carried: content is whole here, no image follows it
+	StateHeld     = "held"     // carried or published here: content is whole here and passed on
 	StateFailed   = "failed"   // see Error and Hint; tried again by itself
 	StateRefused  = "refused"  // two releases claim one number: neither is taken
 )
 
 // ProductStatus is one product as this machine sees it.
 type ProductStatus struct {
-	Product  string         `json:"product"`
-	State    string         `json:"state"`
-	Followed bool           `json:"followed"`
-	Carried  bool           `json:"carried"`
-	Image    string         `json:"image,omitempty"`
-	Newest   *ReleaseStatus `json:"newest,omitempty"`   // newest accepted announcement
-	Ready    *ReleaseStatus `json:"ready,omitempty"`    // staged and newer than live
-	Live     *ReleaseStatus `json:"live,omitempty"`     // what IMAGE/current shows
-	Previous *ReleaseStatus `json:"previous,omitempty"` // what rollback goes back to
-	Fetch    *FetchStatus   `json:"fetch,omitempty"`    // the fetch of Newest, while it runs and after
-	Error    string         `json:"error,omitempty"`
-	Hint     string         `json:"hint,omitempty"`
+	Product   string         `json:"product"`
+	State     string         `json:"state"`
+	Followed  bool           `json:"followed"`
+	Carried   bool           `json:"carried"`
+	Published bool           `json:"published"` // announced from this home
+	Image     string         `json:"image,omitempty"`
+	Newest    *ReleaseStatus `json:"newest,omitempty"`   // newest accepted announcement
+	Ready     *ReleaseStatus `json:"ready,omitempty"`    // staged and newer than live
+	Live      *ReleaseStatus `json:"live,omitempty"`     // what IMAGE/current shows
+	Previous  *ReleaseStatus `json:"previous,omitempty"` // what rollback goes back to
+	Fetch     *FetchStatus   `json:"fetch,omitempty"`    // the fetch of Newest, while it runs and after
+	Error     string         `json:"error,omitempty"`
+	Hint      string         `json:"hint,omitempty"`
 }
 
 // ReleaseStatus names one release. Version is for people; only (Epoch, Seq) orders releases.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -69,10 +70,17 @@ func (n *Node) Follow(product, dir string) error {
 }
 
 func (n *Node) follow(product, dir string) error {
+	hint := "give each product an image directory of its own, outside the store and outside other images' trees"
+	if dir == resolve(n.cfg.Home) || within(dir, filepath.Join(n.cfg.Home, "store")) || within(n.cfg.Home, filepath.Join(dir, "deploy")) {
+		return fail(CodeConflict, hint, fmt.Errorf("image %q and the store of %q are in each other's way", dir, n.cfg.Home))
+	}
 	for _, l := range n.lines {
-		if l.dir == dir && l.product != product {
-			return fail(CodeConflict, "give each product an image directory of its own",
-				fmt.Errorf("image %q already follows %s", dir, l.product))
+		switch {
+		case l.dir == "" || l.product == product && l.dir == dir:
+		case l.dir == dir:
+			return fail(CodeConflict, hint, fmt.Errorf("image %q already follows %s", dir, l.product))
+		case within(dir, filepath.Join(l.dir, "deploy")) || within(l.dir, filepath.Join(dir, "deploy")):
+			return fail(CodeConflict, hint, fmt.Errorf("image %q and the image %q of %s lie in one another's trees", dir, l.dir, l.product))
 		}
 	}
 	l := n.line(product)
@@ -235,7 +243,8 @@ func (n *Node) Announce(envelope []byte) error {
 		case res.Verdict == announce.Ignore:
 			return fail(CodeOlder, "leave --seq out to take the next number", fmt.Errorf("announcement not taken: %s", res.Reason))
 		}
-		err := n.db.setComplete(sa.Announcement.Manifest, true)
+		n.usageAt = time.Time{}
+		err := errors.Join(n.db.setComplete(sa.Announcement.Manifest, true), n.db.put("published", sa.Announcement.Product, nil))
 		if kerr := n.keepCatalog(); kerr != nil || err != nil {
 			return errors.Join(kerr, err)
 		}
@@ -539,7 +548,7 @@ func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
 	for _, h := range n.catalog.Heads() {
 		a, _, ok := n.catalog.Latest(h.Product)
 		l := n.lines[h.Product]
-		if ok && (n.db.complete(a.Manifest) || l != nil && l.dir != "" || n.carried(h.Product)) {
+		if ok && (n.published(h.Product) || l != nil && l.dir != "" || n.carried(h.Product)) {
 			add(a.Manifest)
 		}
 	}
@@ -566,8 +575,8 @@ func (n *Node) release1(d image.Deployment) *ReleaseStatus {
 func (n *Node) Status() (s Status) {
 	s.Home, s.Time = n.cfg.Home, time.Now()
 	n.firstCount.Do(func() { // the first picture is a true one
-		u, free := n.countStore(n.ctx)
-		n.do(func() { n.usage, n.usageAt = StoreStatus{Blobs: u.Blobs, Bytes: u.Bytes, FreeBytes: free}, time.Now() })
+		u := n.countStore(n.ctx)
+		n.do(func() { n.usage, n.usageAt = StoreStatus{Blobs: u.Blobs, Bytes: u.Bytes}, time.Now() })
 	})
 	n.do(func() {
 		s.Node = NodeStatus{ID: n.ID(), PID: os.Getpid(), Version: n.cfg.Version, UptimeSeconds: int64(time.Since(n.began).Seconds()),
@@ -597,24 +606,25 @@ func (n *Node) storeStatus() StoreStatus {
 	if !n.counting && time.Since(n.usageAt) > 10*time.Second {
 		n.counting = true
 		n.spawn(func(ctx context.Context) {
-			u, free := n.countStore(ctx)
+			u := n.countStore(ctx)
 			n.post(func() {
 				n.counting, n.usageAt = false, time.Now()
-				n.usage = StoreStatus{Blobs: u.Blobs, Bytes: u.Bytes, FreeBytes: free}
+				n.usage = StoreStatus{Blobs: u.Blobs, Bytes: u.Bytes}
 				n.touch()
 			})
 		})
 	}
-	return n.usage
+	now := n.usage
+	now.FreeBytes, _ = n.store.FreeSpace()
+	return now
 }
 
-func (n *Node) countStore(ctx context.Context) (u store.Usage, free uint64) {
+func (n *Node) countStore(ctx context.Context) store.Usage {
 	u, err := n.store.Usage(ctx)
 	if err != nil {
 		n.log.Debug("counting the store", slog.Any("err", err))
 	}
-	free, _ = n.store.FreeSpace()
-	return u, free
+	return u
 }
 
 func (n *Node) neighbours() []Neighbour {
@@ -671,14 +681,14 @@ func (n *Node) productStatus(product string) (ps ProductStatus) {
 
 // product derives everything from what is true now; no state is kept for showing.
 func (n *Node) product(name string) ProductStatus {
-	ps := ProductStatus{Product: name, State: StateNone, Carried: n.carried(name)}
+	ps := ProductStatus{Product: name, State: StateNone, Carried: n.carried(name), Published: n.published(name)}
 	target, _, known := n.catalog.Latest(name)
 	if known {
 		ps.State = StateKnown
 		ps.Newest = &ReleaseStatus{Version: target.Version, Epoch: target.Epoch, Seq: target.Seq, Manifest: target.Manifest.String(),
 			ManifestSize: target.ManifestSize, TotalSize: target.TotalSize, Issued: target.Issued,
 			Urgent: n.catalog.Urgent(time.Now(), name)}
-		if n.db.complete(target.Manifest) && ps.Carried {
+		if n.db.complete(target.Manifest) && (ps.Carried || ps.Published) {
 			ps.State = StateHeld
 		}
 	} else if n.refused(name) {
@@ -711,6 +721,12 @@ func (n *Node) product(name string) ProductStatus {
 		ps.Error, ps.Hint = l.err.Error(), HintOf(l.err)
 	}
 	return ps
+}
+
+// published reports whether product was announced from this home.
+func (n *Node) published(product string) bool {
+	_, ok := n.db.get("published", product)
+	return ok
 }
 
 func (n *Node) refused(name string) bool {

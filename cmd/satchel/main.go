@@ -86,6 +86,9 @@ units: 1 MB is 1,000,000 bytes.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			err := required(cmd)
+			if err == nil && cmd.Flags().Changed("home") && e.home == "" {
+				err = badUsage("give --home DIR, or leave it out", "--home is empty")
+			}
 			e.began = err == nil
 			return err
 		},

@@ -480,6 +480,9 @@ func TestDiskFull(t *testing.T) {
 	if out := m.run("explain", "xo-os"); !strings.Contains(out, "no space") || !strings.Contains(out, "make room") {
 		t.Errorf("explain does not say what to do:\n%s", out)
 	}
+	if out := m.run("prune", "--json"); !strings.Contains(out, `"blobs":0`) {
+		t.Errorf("pruning a home whose fetch waits for room took what was fetched: %s", out)
+	}
 	s.must(exec.Command("mount", "-o", "remount,size=200m", small))
 	m.ready("xo-os", 1)
 	m.same("xo-os", tree)

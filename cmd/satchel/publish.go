@@ -23,18 +23,19 @@ import (
 
 // publishing is what the command line says.
 type publishing struct {
-	tree     string
-	product  string
-	version  string
-	keyFiles []string
-	keys     []announce.PrivateKey
-	seq      uint64 // 0: the next one
-	seqGiven bool
-	notes    string
-	expires  string
-	lasts    time.Duration // 0: for ever
-	urgent   bool
-	asJSON   bool
+	tree       string
+	product    string
+	version    string
+	keyFiles   []string
+	keys       []announce.PrivateKey
+	seq        uint64 // 0: the next one
+	seqGiven   bool
+	notes      string
+	expires    string
+	lasts      time.Duration // 0: for ever
+	urgent     bool
+	asJSON     bool
+	allowEmpty bool
 }
 
 // published is "publish --json".
@@ -95,6 +96,7 @@ when "satchel up" is started.`, exitOK, exitFailure, exitUsage, exitRefused, exi
 	f.Uint64Var(&p.seq, "seq", 0, "number `N` of the release (default the next one)")
 	f.StringVar(&p.notes, "notes", "", "`TEXT` that says what is new, at most 4096 bytes")
 	f.StringVar(&p.expires, "expires", "", "`TIME` for which the release may be urgent, as 36h or 7d (default for ever)")
+	f.BoolVar(&p.allowEmpty, "allow-empty", false, "publish a tree without a file: every follower's tree becomes empty")
 	f.BoolVar(&p.urgent, "urgent", false, "may wake sleeping machines, where the trust root allows it")
 	asJSON := jsonFlag(cmd)
 	for _, name := range []string{"product", "version", "key"} {
@@ -145,6 +147,27 @@ func (p *publishing) check() error {
 	if !info.IsDir() {
 		return advise(p2p.CodeBadInput, "give the directory to publish", fmt.Errorf("reading the tree: %s is not a directory", p.tree))
 	}
+	return p.checkKeys()
+}
+
+// checkKeys keeps a key out of what it signs: a private key that was published is a public one.
+func (p *publishing) checkKeys() error {
+	tree, err := filepath.EvalSymlinks(p.tree)
+	if err == nil {
+		tree, err = filepath.Abs(tree)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the tree: %w", err)
+	}
+	for _, file := range p.keyFiles {
+		key, err := filepath.EvalSymlinks(file)
+		if err == nil {
+			key, err = filepath.Abs(key)
+		}
+		if err == nil && strings.HasPrefix(key, strings.TrimSuffix(tree, "/")+"/") {
+			return advise(p2p.CodeBadInput, "move the key out of the tree", fmt.Errorf("the private key %s lies in the tree %s and would be published", file, p.tree))
+		}
+	}
 	return nil
 }
 
@@ -187,6 +210,10 @@ func (e *env) publish(ctx context.Context, p *publishing) error {
 		res, err := e.storeTree(ctx, s, p, manifest.Header{Product: p.product, Epoch: next.Epoch, Seq: seq, Version: p.version, Notes: p.notes})
 		if err != nil {
 			return err
+		}
+		if res.Files+res.Links == 0 && !p.allowEmpty {
+			return advise(p2p.CodeBadInput, "check the directory, or give --allow-empty to empty every follower's tree",
+				fmt.Errorf("the tree %s has no file in it; nothing was announced", p.tree))
 		}
 		out, err := p.announce(ctx, s, next, seq, res)
 		if err != nil {

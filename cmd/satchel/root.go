@@ -228,6 +228,9 @@ func (e *env) readRoot(file string) (*announce.SignedRoot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the trust root: %w", err)
 	}
+	if strings.HasPrefix(string(text), "satchel-private-key") || strings.HasPrefix(string(text), "satchel-public-key") {
+		return nil, advise(p2p.CodeRefused, "a trust root is made by \"satchel root new\"", fmt.Errorf("%s is a key, not a trust root", file))
+	}
 	sr, err := announce.ParseRoot(text)
 	if err != nil {
 		return nil, advise(p2p.CodeRefused, "a trust root is made by \"satchel root new\"", fmt.Errorf("reading the trust root %s: %w", file, err))

@@ -14,7 +14,8 @@ func newVerifyCommand(e *env) *cobra.Command {
 		Short: "hash everything again, and repair it",
 		Long: withExit(`Hash the whole store and every live tree again. What is damaged is replaced:
 files of a live tree from the store, content of the store from neighbours, for
-which the node must run. Damage that remains is listed and is a failure.`, exitOK, exitFailure, exitUsage, exitInUse),
+which the node must run. What is in a live tree and not in its release is
+removed. Damage that remains is listed and is a failure.`, exitOK, exitFailure, exitUsage, exitInUse),
 		Example:           "  satchel verify\n  satchel verify --json",
 		Args:              exactly(),
 		ValidArgsFunction: cobra.NoFileCompletions,
