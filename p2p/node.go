@@ -235,9 +235,6 @@ func (n *Node) owner() (context.Context, *sync.WaitGroup) {
 	return n.ctx, &n.wg
 }
 
-// after posts f in d, if the node still runs then.
-func (n *Node) after(d time.Duration, f func()) { time.AfterFunc(d, func() { n.post(f) }) }
-
 // touch says that Status has changed.
 func (n *Node) touch() { n.dirty = true }
 
