@@ -121,6 +121,10 @@ func (s *Session) fetchManifest(list *store.ChunkList) {
 
 // readManifest is a job.
 func (s *Session) readManifest() func() {
+	// Before anything it names: without it on the disk, what follows looks like content that nobody wants.
+	if err := s.cfg.Store.Sync(); err != nil {
+		return func() { s.fail(err) }
+	}
 	m, err := s.cfg.Store.Manifest(s.cfg.Release.Manifest)
 	if err != nil {
 		if !errors.Is(err, store.ErrMismatch) && !errors.Is(err, store.ErrNotFound) {
