@@ -120,6 +120,9 @@ func (r *Root) Rule(product string) (rule ProductRule, ok bool) {
 	return rule, ok
 }
 
+// Covers reports whether a product pattern ("*", "name" or "prefix.*") covers product.
+func Covers(pattern, product string) bool { return specificity(pattern, product) >= 0 }
+
 // specificity says how many bytes of product the pattern spells out, -1 when it does not cover it.
 func specificity(pattern, product string) int {
 	prefix, wild := strings.CutSuffix(pattern, "*")

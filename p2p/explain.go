@@ -126,10 +126,10 @@ func explainFetch(f *FetchStatus) []string {
 	if f == nil || f.Phase == "manifest" {
 		return []string{"Its list of content is being fetched; no neighbour has given it yet."}
 	}
-	out := []string{fmt.Sprintf("%s of %s are still to be fetched; %s were here already.", size(f.BytesNeeded), size(f.BytesTotal), size(f.BytesHad+f.BytesLocal))}
+	out := []string{fmt.Sprintf("%s of %s are still to be fetched; %s were here already.", Size(f.BytesNeeded), Size(f.BytesTotal), Size(f.BytesHad+f.BytesLocal))}
 	switch {
 	case f.EndsInSeconds > 0:
-		out = append(out, fmt.Sprintf("At the present %s a second that takes %s.", size(uint64(f.RateBytes)),
+		out = append(out, fmt.Sprintf("At the present %s a second that takes %s.", Size(uint64(f.RateBytes)),
 			(time.Duration(f.EndsInSeconds)*time.Second).Round(time.Second)))
 	case f.BytesNeeded > 0:
 		out = append(out, "Nothing is arriving at the moment: no connected neighbour has what is missing.")
@@ -154,16 +154,22 @@ func list(items []string) string {
 	return out + " and " + items[len(items)-1]
 }
 
-// size writes a number of bytes for people, in powers of ten.
-func size(n uint64) string {
-	switch {
-	case n < 1000:
+// Size says a number of bytes for people: three digits, in decimal units.
+func Size(n uint64) string {
+	if n < 1000 {
 		return fmt.Sprintf("%d B", n)
-	case n < 1_000_000:
-		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
-	case n < 1_000_000_000:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	default:
-		return fmt.Sprintf("%.2f GB", float64(n)/1e9)
 	}
+	v, unit := float64(n), 0
+	units := []string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}
+	for v >= 999.5 && unit < len(units)-1 { // so that it never says 1000 MB
+		v /= 1000
+		unit++
+	}
+	switch {
+	case v < 9.995:
+		return fmt.Sprintf("%.2f %s", v, units[unit])
+	case v < 99.95:
+		return fmt.Sprintf("%.1f %s", v, units[unit])
+	}
+	return fmt.Sprintf("%.0f %s", v, units[unit])
 }

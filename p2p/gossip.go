@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"log/slog"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -29,12 +28,11 @@ const deafAfter = 10 * time.Second
 type gossip struct {
 	topic *pubsub.Topic
 	sub   *pubsub.Subscription
-	host  host.Host
 	since map[peer.ID]time.Time // connected but not in the topic; owned by the node's goroutine
 }
 
 // newGossip joins the topic. validate runs for every message that is not ours, on pubsub's goroutines.
-func newGossip(ctx context.Context, h host.Host, validate func(from peer.ID, envelope []byte) announce.Verdict, log *slog.Logger) (*gossip, error) {
+func newGossip(ctx context.Context, h host.Host, validate func(from peer.ID, envelope []byte) announce.Verdict) (*gossip, error) {
 	ps, err := pubsub.NewGossipSub(ctx, h,
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor(),
 		pubsub.WithMessageIdFn(messageID), pubsub.WithMaxMessageSize(maxGossip), pubsub.WithFloodPublish(true),
@@ -69,7 +67,7 @@ func newGossip(ctx context.Context, h host.Host, validate func(from peer.ID, env
 	if err != nil {
 		return nil, err
 	}
-	return &gossip{topic: topic, sub: sub, host: h, since: map[peer.ID]time.Time{}}, nil
+	return &gossip{topic: topic, sub: sub, since: map[peer.ID]time.Time{}}, nil
 }
 
 // messageID is a hash of the payload alone, so that a relay cannot make a new message out of an old one by
@@ -126,8 +124,7 @@ func (g *gossip) publish(ctx context.Context, envelope []byte) error {
 	return g.topic.Publish(ctx, envelope)
 }
 
-// deaf returns the connected peers that have been missing from the topic for too long.
-// joined is who is in the topic.
+// deaf returns the connected peers that have been missing from those who joined the topic for too long.
 func (g *gossip) deaf(now time.Time, connected, joined []peer.ID) []peer.ID {
 	in := map[peer.ID]bool{}
 	for _, p := range joined {

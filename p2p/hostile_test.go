@@ -241,7 +241,7 @@ func TestLiars(t *testing.T) {
 			<-told
 			await(t, victim, func(Status) bool {
 				bad := false
-				victim.do(func() { bad = victim.offences[liar.ID()] != "" })
+				victim.do(func() { bad = victim.net.gater.banned(liar.ID()) })
 				return bad
 			})
 			connectNodes(t, victim, pub)
@@ -250,8 +250,8 @@ func TestLiars(t *testing.T) {
 				t.Errorf("bytes by source: %v", from)
 			}
 			victim.do(func() {
-				if why := victim.offences[pub.id]; why != "" {
-					t.Errorf("the honest neighbour is blamed too: %s", why)
+				if victim.net.gater.banned(pub.id) {
+					t.Error("the honest neighbour is blamed too")
 				}
 			})
 			if lied.Load() == 0 {
@@ -354,7 +354,7 @@ func TestHostileRequesters(t *testing.T) {
 			}
 			await(t, n, func(Status) bool {
 				bad := false
-				n.do(func() { bad = n.offences[h.ID()] != "" })
+				n.do(func() { bad = n.net.gater.banned(h.ID()) })
 				return bad
 			})
 		})
@@ -626,8 +626,8 @@ func TestManyProducts(t *testing.T) {
 			if len(l.sessions) > maxFetches {
 				t.Errorf("%d fetches at once", len(l.sessions))
 			}
-			if why := l.offences[pub.id]; why != "" {
-				t.Fatalf("publisher blamed: %s", why)
+			if l.net.gater.banned(pub.id) {
+				t.Error("publisher blamed")
 			}
 		})
 		return held == many

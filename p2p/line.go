@@ -159,19 +159,11 @@ func imageError(dir string, err error) error {
 // carried reports whether a carry pattern covers product.
 func (n *Node) carried(product string) bool {
 	for pattern := range n.carries {
-		if matches(pattern, product) {
+		if announce.Covers(pattern, product) {
 			return true
 		}
 	}
 	return false
-}
-
-// matches reports whether a pattern ("*", "name", "prefix.*") covers product.
-func matches(pattern, product string) bool {
-	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
-		return strings.HasPrefix(product, prefix)
-	}
-	return pattern == product
 }
 
 // advanceAll looks at every product that somebody here wants; those that are followed come first.
@@ -312,11 +304,8 @@ func (n *Node) startFetch(l *line, target announce.Announcement) {
 	n.startJob(l, &job{target: target, state: StateFetching, session: s}, func(ctx context.Context) error {
 		return fetchError(n.cfg.Home, s.Run(ctx))
 	}, func(err error) {
-		if errors.Is(err, store.ErrMismatch) { // the manifest lies here damaged
-			n.db.setComplete(m, false)
-			if derr := n.store.Discard(m); derr != nil {
-				n.log.Warn("discarding a damaged manifest", slog.Any("err", derr))
-			}
+		if errors.Is(err, store.ErrMismatch) {
+			n.doubt(m)
 		}
 		if n.endSession(m, err) != nil {
 			return
@@ -385,10 +374,7 @@ func (n *Node) startStage(l *line, target announce.Announcement) {
 		case err == nil:
 			n.log.Info("release ready", slog.String("product", l.product), slog.String("version", target.Version))
 		case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrMismatch):
-			n.db.setComplete(target.Manifest, false) // fetched again, the missing part only
-			if _, merr := n.store.Manifest(target.Manifest); errors.Is(merr, store.ErrMismatch) {
-				n.store.Discard(target.Manifest)
-			}
+			n.doubt(target.Manifest) // fetched again, the missing part only
 		case errors.Is(err, context.Canceled), errors.Is(err, syscall.ENOSPC):
 		case l.img == img: // its directory may have gone away, and come back: look again
 			n.giveUp(l)
@@ -407,6 +393,16 @@ func (n *Node) stage(ctx context.Context, img *image.Image, target announce.Anno
 		return fail(CodeNoSpace, `make room, for example with "satchel prune"; staging goes on by itself`, err)
 	}
 	return err
+}
+
+// doubt takes back that a release is whole here, and its manifest away if that is what is damaged.
+func (n *Node) doubt(m cid.Cid) {
+	n.db.setComplete(m, false)
+	if _, err := n.store.Manifest(m); errors.Is(err, store.ErrMismatch) {
+		if err := n.store.Discard(m); err != nil {
+			n.log.Warn("discarding a damaged manifest", slog.Any("err", err))
+		}
+	}
 }
 
 // blame is what a fetch says of a neighbour that lied or stalled.

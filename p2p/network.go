@@ -31,7 +31,6 @@ import (
 // goroutine; this acts.
 type running struct {
 	ctx     context.Context
-	node    *Node
 	host    host.Host
 	gater   *gater
 	gossip  *gossip
@@ -42,7 +41,6 @@ type running struct {
 	opening map[peer.ID]bool
 	digests map[peer.ID][8]byte
 	began   map[peer.ID]time.Time
-	log     *slog.Logger
 	wg      sync.WaitGroup // everything that was spawned while this network ran
 
 	mu             sync.Mutex // counters only
@@ -184,26 +182,24 @@ func listenEverywhere(h host.Host, port uint64, withQUIC bool) error {
 	return nil
 }
 
-// listenPorts returns the TCP port that other machines of each family can reach, and the QUIC one; 0 is none.
-// Loopback-only listeners have no port for a beacon to tell.
-func listenPorts(h host.Host) (tcp4, tcp6, quicPort uint16) {
+// listenPorts returns what a beacon tells: the TCP port, IPv4's where the families differ, and the QUIC one; 0
+// is none.
+func listenPorts(h host.Host) (tcpPort, quicPort uint16) {
 	for _, a := range h.Network().ListenAddresses() {
 		na, err := manet.ToNetAddr(a)
+		if err != nil {
+			continue
+		}
 		switch t := na.(type) {
 		case *net.TCPAddr:
-			if err != nil {
-				continue
-			}
-			if t.IP.To4() != nil {
-				tcp4 = uint16(t.Port)
-			} else {
-				tcp6 = uint16(t.Port)
+			if tcpPort == 0 || t.IP.To4() != nil {
+				tcpPort = uint16(t.Port)
 			}
 		case *net.UDPAddr:
 			quicPort = uint16(t.Port)
 		}
 	}
-	return
+	return tcpPort, quicPort
 }
 
 // addresses lists the node's full addresses, the most useful first: global and private, then link-local, then
@@ -522,10 +518,6 @@ func (n *Node) offence(p peer.ID, why error) {
 	}
 	d := r.gater.ban(p, time.Now())
 	n.log.Warn("neighbour shut out", slog.String("peer", p.String()), slog.Duration("for", d), slog.Any("err", why))
-	n.offences[p] = why.Error()
-	if len(n.offences) > maxBans {
-		clear(n.offences)
-	}
 	n.spawn(func(context.Context) { r.host.Network().ClosePeer(p) })
 	n.touch()
 }

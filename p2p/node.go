@@ -57,7 +57,6 @@ type Node struct {
 	sessions  map[cid.Cid]*fetch.Session
 	net       *running
 	ex        exchanges
-	offences  map[peer.ID]string
 	dialTimer *time.Timer
 	looked    time.Time // when rounds were made last
 	changed   chan struct{}
@@ -85,7 +84,7 @@ func Open(cfg Config) (n *Node, err error) {
 		return nil, err
 	}
 	n = &Node{cfg: cfg, log: log, lock: lock, began: time.Now(), lines: map[string]*line{}, carries: map[string]bool{},
-		sessions: map[cid.Cid]*fetch.Session{}, offences: map[peer.ID]string{}, changed: make(chan struct{}),
+		sessions: map[cid.Cid]*fetch.Session{}, changed: make(chan struct{}),
 		users: map[*image.Image]int{}, closing: map[string]*closingImage{}, ended: make(chan struct{})}
 	n.ex = newExchanges()
 	defer func() {
@@ -310,8 +309,8 @@ func (n *Node) Run(ctx context.Context) error {
 
 // startNetwork opens sockets and registers protocols; the node's goroutine does not know of it yet.
 func (n *Node) startNetwork(ctx context.Context) (*running, error) {
-	r := &running{ctx: ctx, node: n, gater: newGater(), table: newTable(n.id), askers: map[peer.ID]*asker{},
-		opening: map[peer.ID]bool{}, digests: map[peer.ID][8]byte{}, began: map[peer.ID]time.Time{}, log: n.log,
+	r := &running{ctx: ctx, gater: newGater(), table: newTable(n.id), askers: map[peer.ID]*asker{},
+		opening: map[peer.ID]bool{}, digests: map[peer.ID][8]byte{}, began: map[peer.ID]time.Time{},
 		from: map[peer.ID]uint64{}, to: map[peer.ID]uint64{}}
 	h, err := newHost(n.key, n.cfg.QUIC, r.gater, "satchel/"+n.cfg.Version)
 	if err != nil {
@@ -331,7 +330,7 @@ func (n *Node) startNetwork(ctx context.Context) (*running, error) {
 	h.SetStreamHandler(protoBlobs, func(s network.Stream) { r.server.handle(ctx, s) })
 	h.SetStreamHandler(protoCatalog, n.answer)
 	h.Network().Notify(n.notifee())
-	if r.gossip, err = newGossip(ctx, h, n.validate, n.log); err != nil {
+	if r.gossip, err = newGossip(ctx, h, n.validate); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("joining the topic: %w", err)
 	}
@@ -394,11 +393,7 @@ func (n *Node) beaconConfig() beacon.Config {
 	content := func() (b beacon.Beacon) {
 		b = beacon.Beacon{Node: []byte(n.id), Instance: instance}
 		n.do(func() { b.Digest = n.catalog.Digest() })
-		tcp4, tcp6, quicPort := listenPorts(r.host)
-		b.TCP, b.QUIC = tcp4, quicPort
-		if tcp4 == 0 {
-			b.TCP = tcp6
-		}
+		b.TCP, b.QUIC = listenPorts(r.host)
 		return b
 	}
 	return beacon.Config{Beacon: content, Seen: n.seen, Changed: func() { n.post(n.networkChanged) }, Log: n.log}

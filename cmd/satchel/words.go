@@ -12,24 +12,7 @@ import (
 )
 
 // size says a number of bytes with three digits, in decimal units.
-func size(n uint64) string {
-	if n < 1000 {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, unit := float64(n), 0
-	units := []string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}
-	for v >= 999.5 && unit < len(units)-1 { // so that it never says 1000 MB
-		v /= 1000
-		unit++
-	}
-	switch {
-	case v < 9.995:
-		return fmt.Sprintf("%.2f %s", v, units[unit])
-	case v < 99.95:
-		return fmt.Sprintf("%.1f %s", v, units[unit])
-	}
-	return fmt.Sprintf("%.0f %s", v, units[unit])
-}
+func size(n uint64) string { return p2p.Size(n) }
 
 // rate says bytes a second.
 func rate(bytes float64) string { return size(uint64(max(bytes, 0))) + "/s" }
