@@ -23,6 +23,7 @@ type Announcement struct {
 	Expires      int64   // unix seconds, 0: never; only takes "urgent" away
 	Floor        uint64  // machines never go below this seq of the epoch
 	Urgent       bool    // may wake sleeping radios, when the wake role signed too
+	Recall       bool    // the manifest is that of an older release: a newer number with older content
 	MinUpdater   uint64  // oldest satchel format that can install it; 0: any
 	Via          uint64  // seq to install first when MinUpdater is above ours; 0: none
 }
@@ -58,7 +59,10 @@ const (
 	keyVia
 )
 
-const flagUrgent = 1
+const (
+	flagUrgent = 1
+	flagRecall = 2
+)
 
 // maxSize bounds the sizes that a document may claim: 2^50 bytes.
 const maxSize = 1 << 50
@@ -110,9 +114,7 @@ func (a *Announcement) Sign(keys ...PrivateKey) ([]byte, error) {
 	putOptional(m, keyIssued, uint64(a.Issued))
 	putOptional(m, keyExpires, uint64(a.Expires))
 	putOptional(m, keyFloor, a.Floor)
-	if a.Urgent {
-		m[keyFlags] = uint64(flagUrgent)
-	}
+	putOptional(m, keyFlags, a.flags())
 	putOptional(m, keyMinUpdater, a.MinUpdater)
 	putOptional(m, keyVia, a.Via)
 	payload, err := canonical.enc.Marshal(m)
@@ -120,6 +122,16 @@ func (a *Announcement) Sign(keys ...PrivateKey) ([]byte, error) {
 		return nil, err
 	}
 	return seal(domainAnnouncement, payload, keys, MaxEnvelope)
+}
+
+func (a *Announcement) flags() (flags uint64) {
+	if a.Urgent {
+		flags |= flagUrgent
+	}
+	if a.Recall {
+		flags |= flagRecall
+	}
+	return flags
 }
 
 // ParseAnnouncement reads an envelope. It checks form, not trust.
@@ -144,10 +156,10 @@ func ParseAnnouncement(data []byte) (*SignedAnnouncement, error) {
 	if err := f.end(); err != nil {
 		return nil, fmt.Errorf("announcement: %w", err)
 	}
-	if flags&^flagUrgent != 0 {
+	a.Urgent, a.Recall = flags&flagUrgent != 0, flags&flagRecall != 0
+	if a.flags() != flags {
 		return nil, fmt.Errorf("announcement: %w: unknown flags %#x", ErrTooNew, flags)
 	}
-	a.Urgent = flags&flagUrgent != 0
 	n, c, err := cid.CidFromBytes(raw)
 	if err != nil || n != len(raw) {
 		return nil, errors.New("announcement: manifest is not a CID")

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Verdict is what becomes of a document that somebody sent.
@@ -65,7 +64,9 @@ const (
 type Catalog struct {
 	chain   []*SignedRoot // oldest first, each the successor of the one before
 	entries map[string]*entry
-	digest  *[8]byte // nil: to be computed
+	times   []heldTime  // the youngest first
+	rival   *SignedRoot // another root of our version, signed as well as ours; nil: none
+	digest  *[8]byte    // nil: to be computed
 }
 
 // entry is the newest number of one product. What it holds is a function of the set of announcements seen, not
@@ -128,7 +129,7 @@ func (c *Catalog) Trust(data []byte) error {
 			return err
 		}
 	}
-	c.chain = append(c.chain, sr)
+	c.chain, c.rival = append(c.chain, sr), nil
 	c.recheck()
 	return nil
 }
@@ -142,7 +143,7 @@ func (c *Catalog) ForceTrust(data []byte) error {
 	if err := VerifyGenesis(sr); err != nil {
 		return err
 	}
-	c.chain = []*SignedRoot{sr}
+	c.chain, c.rival = []*SignedRoot{sr}, nil
 	c.recheck()
 	return nil
 }
@@ -158,7 +159,7 @@ func (c *Catalog) AddRoot(data []byte) Result {
 	case root == nil:
 		return Result{Verdict: Ignore, Reason: "no trust root here yet"}
 	case sr.Version <= root.Version:
-		return Result{Verdict: Ignore, Reason: "trust root is not newer than ours"}
+		return c.addRival(sr)
 	case sr.Version > root.Version+1:
 		return Result{Verdict: Ignore, Reason: "trust root skips a version", NeedRoot: true}
 	}
@@ -167,9 +168,62 @@ func (c *Catalog) AddRoot(data []byte) Result {
 		// and we cannot tell the two apart.
 		return Result{Verdict: Ignore, Reason: err.Error()}
 	}
-	c.chain = append(c.chain, sr)
+	c.chain, c.rival = append(c.chain, sr), nil
 	c.recheck()
 	return Result{Verdict: Accept}
+}
+
+// addRival looks whether sr is a second root of our version, signed by enough keys to follow the one before. Then those
+// keys have told two stories. The chain stays as it is: the next root, which follows both, ends it.
+func (c *Catalog) addRival(sr *SignedRoot) Result {
+	n := len(c.chain)
+	switch {
+	case n < 2 || sr.Version < c.chain[n-1].Version:
+		return Result{Verdict: Ignore, Reason: "trust root is not newer than ours"}
+	case c.chain[n-1].ID() == sr.ID():
+		return Result{Verdict: Ignore, Reason: "trust root is here already"}
+	case c.rival != nil:
+		return Result{Verdict: Ignore, Reason: "that the root keys signed two roots is known already"}
+	}
+	if err := VerifyRotation(&c.chain[n-2].Root, sr); err != nil {
+		return Result{Verdict: Ignore, Reason: err.Error()}
+	}
+	c.rival, c.digest = sr, nil
+	return Result{Verdict: Accept, Equivocation: true,
+		Reason: fmt.Sprintf("the root keys signed two trust roots of version %d; the one that came first stays until there is a newer one", sr.Version)}
+}
+
+// Rival is another trust root of our version that the root keys signed too; false when none was seen. It counts for nothing.
+func (c *Catalog) Rival() (RootStep, bool) {
+	if c.rival == nil {
+		return RootStep{}, false
+	}
+	return RootStep{c.rival.Version, c.rival.raw}, true
+}
+
+// RootID names the newest trust root: the first 8 bytes of its id; zero when there is none.
+func (c *Catalog) RootID() (id [8]byte) {
+	if n := len(c.chain); n > 0 {
+		full := c.chain[n-1].ID()
+		copy(id[:], full[:])
+	}
+	return id
+}
+
+// Foreign reports whether a node whose newest root has this version and RootID belongs to another mesh, as far as
+// can be told: the chain here has another root of that version, or ends before it and could not be continued.
+func (c *Catalog) Foreign(version uint64, id [8]byte) bool {
+	if len(c.chain) == 0 || version < c.chain[0].Version {
+		return false
+	}
+	for _, sr := range append(slices.Clone(c.chain), c.rival) {
+		if sr != nil && sr.Version == version {
+			if full := sr.ID(); bytes.Equal(full[:8], id[:]) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // malformed is the verdict on what does not parse.
@@ -195,6 +249,7 @@ func (c *Catalog) recheck() {
 			c.set(product, hold...)
 		}
 	}
+	c.recheckTimes()
 	c.digest = nil
 }
 
@@ -264,17 +319,21 @@ func sameSigners(a, b *Root, product string) bool {
 	return okA && okB && x.Threshold == y.Threshold && slices.Equal(x.Keys, y.Keys)
 }
 
-// Add offers an announcement, from anybody. Cheap checks come first: a signature costs an old machine about as
-// much as everything else together. now decides nothing about installing; see Urgent.
-func (c *Catalog) Add(now time.Time, data []byte) Result {
+// Add offers an announcement, from anybody. There is no clock in it: what is installed does not depend on one.
+func (c *Catalog) Add(data []byte) Result {
 	sa, err := ParseAnnouncement(data)
 	if err != nil {
 		return malformed(err)
 	}
-	return c.add(sa)
+	return c.AddParsed(sa)
 }
 
-func (c *Catalog) add(sa *SignedAnnouncement) Result {
+// Malformed is the verdict of Add on what ParseAnnouncement refused with err.
+func Malformed(err error) Result { return malformed(err) }
+
+// AddParsed is Add for what was parsed elsewhere. Cheap checks come first: a signature costs an old machine about as
+// much as everything else together.
+func (c *Catalog) AddParsed(sa *SignedAnnouncement) Result {
 	if res, done := c.cheap(sa); done {
 		return res
 	}
@@ -389,7 +448,7 @@ func (c *Catalog) AddEvidence(a, b []byte) Result {
 	if x.Product != y.Product || x.Epoch != y.Epoch || x.Seq != y.Seq || x.Manifest == y.Manifest {
 		return Result{Verdict: Reject, Reason: "evidence is not two releases that claim one number"}
 	}
-	ra, rb := c.add(x), c.add(y)
+	ra, rb := c.AddParsed(x), c.AddParsed(y)
 	res := ra
 	if rb.Verdict == Reject || ra.Verdict == Ignore || rb.Equivocation {
 		res = rb
@@ -412,10 +471,10 @@ func (c *Catalog) Latest(product string) (Announcement, []byte, bool) {
 }
 
 // Urgent reports whether the newest announcement of product may wake sleeping radios: urgent, allowed by the
-// trust root, signed by the wake role, not expired at now.
-func (c *Catalog) Urgent(now time.Time, product string) bool {
+// trust root, signed by the wake role, and not expired by the best guess at the time.
+func (c *Catalog) Urgent(clock Clock, product string) bool {
 	e := c.entries[product]
-	return e != nil && e.wakes && (e.first.Expires == 0 || now.Unix() < e.first.Expires)
+	return e != nil && e.wakes && (e.first.Expires == 0 || c.Now(clock) < e.first.Expires)
 }
 
 // Heads lists what is here, sorted by product.
@@ -475,6 +534,10 @@ func (c *Catalog) Digest() [8]byte {
 			h.Write(binary.BigEndian.AppendUint64(nil, c.chain[n-1].Version))
 			h.Write(id[:])
 		}
+		if c.rival != nil {
+			id := c.rival.ID()
+			h.Write(id[:])
+		}
 		for _, e := range c.Heads() {
 			h.Write([]byte(e.Product))
 			h.Write([]byte{0})
@@ -482,26 +545,63 @@ func (c *Catalog) Digest() [8]byte {
 			h.Write(binary.BigEndian.AppendUint64(nil, e.Seq))
 			h.Write(e.ID[:])
 		}
+		for _, t := range c.times {
+			id := t.ID()
+			h.Write([]byte{0}) // no product is named so
+			h.Write(id[:])
+		}
 		c.digest = new([8]byte)
 		copy(c.digest[:], h.Sum(nil))
 	}
 	return *c.digest
 }
 
-// Restore makes a catalog of what was kept. Everything is verified again; what no longer holds is dropped,
-// only a broken chain is an error.
-func Restore(chain [][]byte, announcements [][]byte, evidence []Evidence) (*Catalog, error) {
-	c := NewCatalog()
-	for i, data := range chain {
-		if err := c.Trust(data); err != nil {
-			return nil, fmt.Errorf("trust root %d of %d: %w", i+1, len(chain), err)
+// Kept is what a home keeps of a catalog.
+type Kept struct {
+	Chain         [][]byte // trust roots, oldest first
+	Rival         []byte   // nil: none
+	Announcements [][]byte
+	Evidence      []Evidence
+	Timestamps    []KeptTimestamp
+}
+
+// Kept is everything that Restore needs.
+func (c *Catalog) Kept() Kept {
+	k := Kept{Evidence: c.Evidence(), Timestamps: c.Timestamps()}
+	for _, sr := range c.chain {
+		k.Chain = append(k.Chain, sr.raw)
+	}
+	if c.rival != nil {
+		k.Rival = c.rival.raw
+	}
+	for _, h := range c.Heads() {
+		if _, env, ok := c.Latest(h.Product); ok {
+			k.Announcements = append(k.Announcements, env)
 		}
 	}
-	for _, data := range announcements {
-		c.Add(time.Time{}, data)
+	return k
+}
+
+// Restore makes a catalog of what was kept. Everything is verified again; what no longer holds is dropped,
+// only a broken chain is an error.
+func Restore(k Kept) (*Catalog, error) {
+	c := NewCatalog()
+	for i, data := range k.Chain {
+		if err := c.Trust(data); err != nil {
+			return nil, fmt.Errorf("trust root %d of %d: %w", i+1, len(k.Chain), err)
+		}
 	}
-	for _, e := range evidence {
+	if k.Rival != nil {
+		c.AddRoot(k.Rival)
+	}
+	for _, data := range k.Announcements {
+		c.Add(data)
+	}
+	for _, e := range k.Evidence {
 		c.AddEvidence(e.A, e.B)
+	}
+	for _, t := range k.Timestamps {
+		c.AddTimestamp(t.Up, t.Envelope)
 	}
 	return c, nil
 }

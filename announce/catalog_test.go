@@ -8,14 +8,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"satchel/announce"
 )
 
 var (
-	noTime = time.Time{}
-	clocks = []time.Time{time.Unix(0, 0), time.Unix(1_790_000_100, 0), time.Unix(4_070_908_800, 0)}
+	noTime = announce.Clock{}
+	clocks = []announce.Clock{{}, {Wall: 1_790_000_100}, {Wall: 4_070_908_800}, {Wall: 1_790_000_600}} // 1970, right, 2099, a little later
 )
 
 func change(a announce.Announcement, f func(*announce.Announcement)) announce.Announcement {
@@ -51,19 +50,17 @@ func TestAddOne(t *testing.T) {
 		{"too long", make([]byte, 513), announce.Reject, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for _, now := range clocks {
-				c := trusting(t)
-				before := c.Digest()
-				got := c.Add(now, tt.envelope)
-				if got.Verdict != tt.want || got.NeedRoot != tt.needRoot || got.Equivocation {
-					t.Fatalf("at %v: got %+v", now, got)
-				}
-				if (got.Announcement != nil) != (tt.want == announce.Accept) || (got.Reason == "") != (tt.want == announce.Accept) {
-					t.Errorf("announcement or reason is wrong: %+v", got)
-				}
-				if (c.Digest() != before) != (tt.want == announce.Accept) {
-					t.Error("the digest must change with what is accepted, and only then")
-				}
+			c := trusting(t)
+			before := c.Digest()
+			got := c.Add(tt.envelope)
+			if got.Verdict != tt.want || got.NeedRoot != tt.needRoot || got.Equivocation {
+				t.Fatalf("got %+v", got)
+			}
+			if (got.Announcement != nil) != (tt.want == announce.Accept) || (got.Reason == "") != (tt.want == announce.Accept) {
+				t.Errorf("announcement or reason is wrong: %+v", got)
+			}
+			if (c.Digest() != before) != (tt.want == announce.Accept) {
+				t.Error("the digest must change with what is accepted, and only then")
 			}
 		})
 	}
@@ -76,7 +73,7 @@ func TestBitFlips(t *testing.T) {
 	for i := range len(good) * 8 {
 		bad := bytes.Clone(good)
 		bad[i/8] ^= 1 << (i % 8)
-		if res := c.Add(noTime, bad); res.Verdict == announce.Accept {
+		if res := c.Add(bad); res.Verdict == announce.Accept {
 			t.Fatalf("bit %d flipped: %+v", i, res)
 		}
 	}
@@ -105,7 +102,7 @@ func TestOrderOfReleases(t *testing.T) {
 		latest  uint64
 	}{{5, "five", announce.Accept, 5}, {5, "five", announce.Ignore, 5}, {4, "four", announce.Ignore, 5},
 		{9, "nine", announce.Accept, 9}, {6, "six", announce.Ignore, 9}, {math.MaxUint64, "last", announce.Accept, math.MaxUint64}} {
-		if res := c.Add(noTime, sign(t, release(step.seq, step.content), 4)); res.Verdict != step.want {
+		if res := c.Add(sign(t, release(step.seq, step.content), 4)); res.Verdict != step.want {
 			t.Fatalf("seq %d: %+v", step.seq, res)
 		}
 		if a, _, ok := c.Latest("xo-os"); !ok || a.Seq != step.latest {
@@ -117,8 +114,8 @@ func TestOrderOfReleases(t *testing.T) {
 func TestEquivocation(t *testing.T) {
 	c := trusting(t)
 	a, b := sign(t, release(7, "a"), 4), sign(t, release(7, "b"), 4)
-	c.Add(noTime, a)
-	res := c.Add(noTime, b)
+	c.Add(a)
+	res := c.Add(b)
 	if res.Verdict != announce.Accept || !res.Equivocation || res.Announcement != nil {
 		t.Fatalf("second release of one number: %+v", res)
 	}
@@ -133,7 +130,7 @@ func TestEquivocation(t *testing.T) {
 		t.Fatalf("%d pieces of evidence", len(ev))
 	}
 	for _, again := range [][]byte{a, b} {
-		if res := c.Add(noTime, again); res.Verdict != announce.Ignore {
+		if res := c.Add(again); res.Verdict != announce.Ignore {
 			t.Errorf("known contender: %+v", res)
 		}
 	}
@@ -144,7 +141,7 @@ func TestEquivocation(t *testing.T) {
 	if other.Digest() != c.Digest() {
 		t.Error("evidence in another order gives another digest")
 	}
-	if res := c.Add(noTime, sign(t, release(8, "c"), 4)); res.Verdict != announce.Accept || res.Equivocation {
+	if res := c.Add(sign(t, release(8, "c"), 4)); res.Verdict != announce.Accept || res.Equivocation {
 		t.Errorf("a higher seq must heal it: %+v", res)
 	}
 	if _, _, ok := c.Latest("xo-os"); !ok || len(c.Evidence()) != 0 {
@@ -156,9 +153,9 @@ func TestEquivocation(t *testing.T) {
 func TestEquivocatorCannotWake(t *testing.T) {
 	urgent := change(release(7, "a"), func(a *announce.Announcement) { a.Urgent = true })
 	c := trusting(t)
-	c.Add(noTime, sign(t, urgent, 4))
-	c.Add(noTime, sign(t, release(7, "b"), 4))
-	if res := c.Add(noTime, sign(t, urgent, 4, 6)); res.Verdict != announce.Ignore || res.Announcement != nil {
+	c.Add(sign(t, urgent, 4))
+	c.Add(sign(t, release(7, "b"), 4))
+	if res := c.Add(sign(t, urgent, 4, 6)); res.Verdict != announce.Ignore || res.Announcement != nil {
 		t.Errorf("wake upgrade of a refused release: %+v", res)
 	}
 	if c.Urgent(clocks[1], "xo-os") {
@@ -190,15 +187,15 @@ func TestWakeUpgrade(t *testing.T) {
 	a := change(release(7, "a"), func(a *announce.Announcement) { a.Urgent, a.Expires = true, 1_790_000_500 })
 	plain, wake := sign(t, a, 4), sign(t, a, 4, 6)
 	c, d := trusting(t), trusting(t)
-	c.Add(noTime, plain)
+	c.Add(plain)
 	if c.Urgent(clocks[0], "xo-os") {
 		t.Error("urgent without the wake role")
 	}
-	d.Add(noTime, wake)
+	d.Add(wake)
 	if c.Digest() == d.Digest() {
 		t.Error("equal digests: the signature would never spread")
 	}
-	if res := c.Add(noTime, wake); res.Verdict != announce.Accept || res.Announcement == nil {
+	if res := c.Add(wake); res.Verdict != announce.Accept || res.Announcement == nil {
 		t.Errorf("upgrade: %+v", res)
 	}
 	if c.Digest() != d.Digest() {
@@ -208,11 +205,11 @@ func TestWakeUpgrade(t *testing.T) {
 		t.Error("the better envelope was not kept")
 	}
 	for _, worse := range [][]byte{plain, wake, sign(t, a, 4, 6, 9), falseWakeOf(t, a)} {
-		if len(worse) > 0 && c.Add(noTime, worse).Verdict == announce.Accept {
+		if len(worse) > 0 && c.Add(worse).Verdict == announce.Accept {
 			t.Error("an envelope that adds nothing is news")
 		}
 	}
-	for i, want := range []bool{true, true, false} {
+	for i, want := range []bool{true, true, true, false} {
 		if got := c.Urgent(clocks[i], "xo-os"); got != want {
 			t.Errorf("urgent at %v: %v", clocks[i], got)
 		}
@@ -231,13 +228,13 @@ func falseWakeOf(t *testing.T, a announce.Announcement) []byte {
 func TestFalseSignatureIsNoBlame(t *testing.T) {
 	a := change(release(7, "a"), func(a *announce.Announcement) { a.Urgent = true })
 	c := trusting(t)
-	if res := c.Add(noTime, falseWakeOf(t, a)); res.Verdict != announce.Accept {
+	if res := c.Add(falseWakeOf(t, a)); res.Verdict != announce.Accept {
 		t.Fatalf("%+v", res)
 	}
 	if c.Urgent(noTime, "xo-os") {
 		t.Error("a false signature wakes")
 	}
-	if res := c.Add(noTime, sign(t, a, 4, 6)); res.Verdict != announce.Accept || !c.Urgent(noTime, "xo-os") {
+	if res := c.Add(sign(t, a, 4, 6)); res.Verdict != announce.Accept || !c.Urgent(noTime, "xo-os") {
 		t.Errorf("the good signature comes too late: %+v", res)
 	}
 }
@@ -245,7 +242,7 @@ func TestFalseSignatureIsNoBlame(t *testing.T) {
 func TestWakeNeedsTheProduct(t *testing.T) {
 	a := change(release(7, "a"), func(a *announce.Announcement) { a.Product, a.Epoch, a.Urgent = "lessons.5b", 1, true })
 	c := trusting(t)
-	c.Add(noTime, sign(t, a, 5, 6))
+	c.Add(sign(t, a, 5, 6))
 	if _, _, ok := c.Latest("lessons.5b"); !ok || c.Urgent(noTime, "lessons.5b") {
 		t.Error("a product without mayWake wakes")
 	}
@@ -276,9 +273,9 @@ func TestRotation(t *testing.T) {
 	skip := rootTwo()
 	skip.Version = 3
 	c := trusting(t)
-	c.Add(noTime, sign(t, release(7, "a"), 4))
+	c.Add(sign(t, release(7, "a"), 4))
 	lesson := change(release(2, "l"), func(a *announce.Announcement) { a.Product, a.Epoch = "lessons.5b", 1 })
-	c.Add(noTime, sign(t, lesson, 5))
+	c.Add(sign(t, lesson, 5))
 	before := c.Digest()
 	for name, tt := range map[string]struct {
 		env      []byte
@@ -305,14 +302,14 @@ func TestRotation(t *testing.T) {
 	if _, _, ok := c.Latest("lessons.5b"); !ok {
 		t.Error("the rotation took a release that it does not touch")
 	}
-	if res := c.Add(noTime, sign(t, release(8, "b"), 4)); res.Verdict != announce.Ignore {
+	if res := c.Add(sign(t, release(8, "b"), 4)); res.Verdict != announce.Ignore {
 		t.Errorf("signed before the key was taken away: %+v", res)
 	}
 	late := change(release(8, "b"), func(a *announce.Announcement) { a.RootVer = 2 })
-	if res := c.Add(noTime, sign(t, late, 4)); res.Verdict != announce.Reject {
+	if res := c.Add(sign(t, late, 4)); res.Verdict != announce.Reject {
 		t.Errorf("revoked key under the newest root: %+v", res)
 	}
-	if res := c.Add(noTime, sign(t, late, 8)); res.Verdict != announce.Accept {
+	if res := c.Add(sign(t, late, 8)); res.Verdict != announce.Accept {
 		t.Errorf("new key: %+v", res)
 	}
 	if n := len(c.RootChain()); n != 2 {
@@ -327,7 +324,7 @@ func TestKeyBeforeItsTime(t *testing.T) {
 	at1, at2 := trusting(t), trusting(t)
 	at2.AddRoot(signRoot(t, rootTwo(), 1, 3))
 	for _, c := range []*announce.Catalog{at1, at2} {
-		if res := c.Add(noTime, early); res.Verdict != announce.Reject {
+		if res := c.Add(early); res.Verdict != announce.Reject {
 			t.Errorf("at root %d: %+v", c.RootVersion(), res)
 		}
 	}
@@ -335,14 +332,14 @@ func TestKeyBeforeItsTime(t *testing.T) {
 
 func TestEpochOvertakesTheLastSeq(t *testing.T) {
 	c := trusting(t)
-	c.Add(noTime, sign(t, release(math.MaxUint64, "stolen"), 4))
+	c.Add(sign(t, release(math.MaxUint64, "stolen"), 4))
 	r := rootTwo()
 	r.Products[0].Epoch = 3
 	if res := c.AddRoot(signRoot(t, r, 1, 2)); res.Verdict != announce.Accept {
 		t.Fatal(res)
 	}
 	good := change(release(3, "good"), func(a *announce.Announcement) { a.RootVer, a.Epoch = 2, 3 })
-	if res := c.Add(noTime, sign(t, good, 8)); res.Verdict != announce.Accept {
+	if res := c.Add(sign(t, good, 8)); res.Verdict != announce.Accept {
 		t.Errorf("%+v", res)
 	}
 	if a, _, ok := c.Latest("xo-os"); !ok || a.Seq != 3 {
@@ -357,8 +354,8 @@ func TestRotationSettlesEquivocation(t *testing.T) {
 	if err := c.Trust(signRoot(t, r, 1, 2)); err != nil {
 		t.Fatal(err)
 	}
-	c.Add(noTime, sign(t, release(7, "a"), 4))
-	c.Add(noTime, sign(t, release(7, "b"), 5))
+	c.Add(sign(t, release(7, "a"), 4))
+	c.Add(sign(t, release(7, "b"), 5))
 	next := rootOne()
 	next.Version = 2
 	if res := c.AddRoot(signRoot(t, next, 1, 2)); res.Verdict != announce.Accept {
@@ -378,7 +375,7 @@ func TestTrust(t *testing.T) {
 	if res := c.AddRoot(one); res.Verdict != announce.Ignore {
 		t.Errorf("a peer's word for the first root: %+v", res)
 	}
-	if res := c.Add(noTime, sign(t, release(7, "a"), 4)); res.Verdict != announce.Ignore || c.Root() != nil || c.RootVersion() != 0 {
+	if res := c.Add(sign(t, release(7, "a"), 4)); res.Verdict != announce.Ignore || c.Root() != nil || c.RootVersion() != 0 {
 		t.Errorf("without a root: %+v", res)
 	}
 	if err := c.Trust(signRoot(t, rootOne(), 1)); err == nil {
@@ -395,7 +392,7 @@ func TestTrust(t *testing.T) {
 		}
 	}
 	late := change(release(7, "a"), func(a *announce.Announcement) { a.RootVer = 2 })
-	c.Add(noTime, sign(t, late, 8))
+	c.Add(sign(t, late, 8))
 	r := rootOne()
 	r.Products[0].Keys = kids(4)
 	if err := c.ForceTrust(signRoot(t, foreign, 9)); err != nil {
@@ -412,7 +409,7 @@ func TestForceTrustLowerVersion(t *testing.T) {
 	c := trusting(t)
 	c.AddRoot(signRoot(t, rootTwo(), 1, 2))
 	lesson := change(release(2, "l"), func(a *announce.Announcement) { a.Product, a.Epoch, a.RootVer = "lessons.5b", 1, 2 })
-	c.Add(noTime, sign(t, lesson, 5))
+	c.Add(sign(t, lesson, 5))
 	if err := c.ForceTrust(signRoot(t, rootOne(), 1, 2)); err != nil {
 		t.Fatal(err)
 	}
@@ -453,16 +450,16 @@ func TestBounded(t *testing.T) {
 	}
 	// xo-os and named keep their two places.
 	for i := range announce.MaxProducts - 2 {
-		if res := c.Add(noTime, lesson(i)); res.Verdict != announce.Accept {
+		if res := c.Add(lesson(i)); res.Verdict != announce.Accept {
 			t.Fatalf("product %d: %+v", i, res)
 		}
 	}
-	if res := c.Add(noTime, lesson(announce.MaxProducts)); res.Verdict != announce.Ignore {
+	if res := c.Add(lesson(announce.MaxProducts)); res.Verdict != announce.Ignore {
 		t.Errorf("one too many: %+v", res)
 	}
 	named := change(release(1, "n"), func(a *announce.Announcement) { a.Product, a.Epoch = "named", 1 })
 	for _, env := range [][]byte{sign(t, named, 4), sign(t, release(7, "a"), 4)} {
-		if res := c.Add(noTime, env); res.Verdict != announce.Accept {
+		if res := c.Add(env); res.Verdict != announce.Accept {
 			t.Errorf("a product that the root names finds no room: %+v", res)
 		}
 	}
@@ -476,12 +473,12 @@ func TestMuchEvidence(t *testing.T) {
 	c := trusting(t)
 	for i := range announce.MaxEvidence + 5 {
 		a := change(release(1, "l"), func(a *announce.Announcement) { a.Product, a.Epoch = fmt.Sprintf("lessons.%d", i), 1 })
-		c.Add(noTime, sign(t, a, 5))
+		c.Add(sign(t, a, 5))
 		a.Manifest = release(1, "m").Manifest
-		c.Add(noTime, sign(t, a, 5))
+		c.Add(sign(t, a, 5))
 	}
-	c.Add(noTime, sign(t, release(7, "a"), 4))
-	c.Add(noTime, sign(t, release(7, "b"), 4))
+	c.Add(sign(t, release(7, "a"), 4))
+	c.Add(sign(t, release(7, "b"), 4))
 	if _, _, ok := c.Latest("xo-os"); ok {
 		t.Error("an equivocation was taken because there are many others")
 	}
@@ -493,43 +490,31 @@ func TestMuchEvidence(t *testing.T) {
 func TestRestore(t *testing.T) {
 	c := trusting(t)
 	c.AddRoot(signRoot(t, rootTwo(), 1, 2))
-	c.Add(noTime, sign(t, change(release(7, "a"), func(a *announce.Announcement) { a.RootVer = 2 }), 8))
+	c.Add(sign(t, change(release(7, "a"), func(a *announce.Announcement) { a.RootVer = 2 }), 8))
 	for _, content := range []string{"a", "b"} {
-		c.Add(noTime, sign(t, change(release(2, content), func(a *announce.Announcement) { a.Product, a.Epoch = "lessons.5b", 1 }), 5))
+		c.Add(sign(t, change(release(2, content), func(a *announce.Announcement) { a.Product, a.Epoch = "lessons.5b", 1 }), 5))
 	}
 	d := restored(t, c)
 	if d.Digest() != c.Digest() || d.RootVersion() != 2 || len(d.Evidence()) != 1 {
 		t.Errorf("restored: %+v", d.Heads())
 	}
-	rot := append(kept(c), sign(t, release(9, "forged"), 9), []byte("rot"), nil)
-	e, err := announce.Restore(chainOf(c), rot, append(c.Evidence(), announce.Evidence{A: []byte("x")}))
+	rot := c.Kept()
+	rot.Announcements = append(rot.Announcements, sign(t, release(9, "forged"), 9), []byte("rot"), nil)
+	rot.Evidence = append(rot.Evidence, announce.Evidence{A: []byte("x")})
+	rot.Timestamps = append(rot.Timestamps, announce.KeptTimestamp{Envelope: []byte("rot")})
+	rot.Rival = []byte("rot")
+	e, err := announce.Restore(rot)
 	if err != nil || e.Digest() != c.Digest() {
 		t.Errorf("rot among what was kept: %v", err)
 	}
-	if _, err := announce.Restore([][]byte{[]byte("rot")}, nil, nil); err == nil {
+	if _, err := announce.Restore(announce.Kept{Chain: [][]byte{[]byte("rot")}}); err == nil {
 		t.Error("a broken chain is no error")
 	}
 }
 
-func chainOf(c *announce.Catalog) (out [][]byte) {
-	for _, s := range c.RootChain() {
-		out = append(out, s.Envelope)
-	}
-	return out
-}
-
-func kept(c *announce.Catalog) (out [][]byte) {
-	for _, h := range c.Heads() {
-		if _, env, ok := c.Latest(h.Product); ok {
-			out = append(out, env)
-		}
-	}
-	return out
-}
-
 func restored(t testing.TB, c *announce.Catalog) *announce.Catalog {
 	t.Helper()
-	d, err := announce.Restore(chainOf(c), kept(c), c.Evidence())
+	d, err := announce.Restore(c.Kept())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -541,7 +526,7 @@ func TestCallerKeepsItsBuffer(t *testing.T) {
 	c := trusting(t)
 	good := sign(t, release(7, "a"), 4)
 	buf := bytes.Clone(good)
-	c.Add(noTime, buf)
+	c.Add(buf)
 	clear(buf)
 	if _, env, _ := c.Latest("xo-os"); !bytes.Equal(env, good) {
 		t.Error("the catalog holds the caller's buffer")
@@ -605,17 +590,17 @@ func BenchmarkAdd(b *testing.B) {
 			if i%len(envs) == 0 {
 				c = trusting(b)
 			}
-			if c.Add(noTime, envs[i%len(envs)]).Verdict != announce.Accept {
+			if c.Add(envs[i%len(envs)]).Verdict != announce.Accept {
 				b.Fatal("not accepted")
 			}
 		}
 	})
 	b.Run("known", func(b *testing.B) {
 		c, env := trusting(b), sign(b, release(7, "a"), 4)
-		c.Add(noTime, env)
+		c.Add(env)
 		b.ReportAllocs()
 		for b.Loop() {
-			c.Add(noTime, env)
+			c.Add(env)
 		}
 	})
 	b.Run("forged", func(b *testing.B) {
@@ -623,7 +608,7 @@ func BenchmarkAdd(b *testing.B) {
 		env[len(env)-1] ^= 1
 		b.ReportAllocs()
 		for b.Loop() {
-			c.Add(noTime, env)
+			c.Add(env)
 		}
 	})
 }

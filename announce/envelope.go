@@ -41,6 +41,15 @@ func (e *envelope) id() (id [20]byte) {
 }
 
 func parseEnvelope(data []byte, limit int) (*envelope, error) {
+	e, err := parseDraft(data, limit)
+	if err == nil && len(e.sigs) == 0 {
+		return nil, errors.New("envelope without a signature")
+	}
+	return e, err
+}
+
+// parseDraft reads an envelope that need not be signed yet.
+func parseDraft(data []byte, limit int) (*envelope, error) {
 	if len(data) > limit {
 		return nil, fmt.Errorf("envelope of %d bytes, limit %d", len(data), limit)
 	}
@@ -57,8 +66,8 @@ func parseEnvelope(data []byte, limit int) (*envelope, error) {
 	e := &envelope{}
 	payload, ok := raw[0].([]byte)
 	list, ok2 := raw[1].([]any)
-	if !ok || !ok2 || len(list) == 0 || len(list) > maxSignatures {
-		return nil, fmt.Errorf("envelope needs a payload and 1 to %d signatures", maxSignatures)
+	if !ok || !ok2 || len(list) > maxSignatures {
+		return nil, fmt.Errorf("envelope needs a payload and at most %d signatures", maxSignatures)
 	}
 	e.payload = payload
 	for _, item := range list {
@@ -132,25 +141,27 @@ func (e *envelope) add(domain string, k PrivateKey) {
 // check counts how many of the allowed keys signed. Any other signature says nothing, a false one neither: a
 // relay can add one by a key that only some of us still know, and they must not blame those who passed it on.
 func (e *envelope) check(domain string, r *Root, allowed []KeyID, threshold int, what string) error {
-	msg := append([]byte(domain), e.payload...)
-	good, bad := 0, 0
-	for _, s := range e.sigs {
-		if !slices.Contains(allowed, s.key) {
-			continue
-		}
-		key, ok := r.key(s.key)
-		if !ok {
-			continue
-		}
-		if key.verify(msg, s.sig) {
-			good++
-		} else {
-			bad++
-		}
-	}
+	signed, wrong := e.signers(domain, r, allowed)
+	good, bad := len(signed), len(wrong)
 	if good < threshold || threshold < 1 {
 		return fmt.Errorf("%s needs signatures by %d of its keys: %d are good, %d are false, %d are by other keys",
 			what, threshold, good, bad, len(e.sigs)-good-bad)
 	}
 	return nil
+}
+
+// signers lists those of the allowed keys whose signature is good, and those whose signature is not.
+func (e *envelope) signers(domain string, r *Root, allowed []KeyID) (good, bad []KeyID) {
+	msg := append([]byte(domain), e.payload...)
+	for _, s := range e.sigs {
+		key, ok := r.key(s.key)
+		switch {
+		case !ok || !slices.Contains(allowed, s.key):
+		case key.verify(msg, s.sig):
+			good = append(good, s.key)
+		default:
+			bad = append(bad, s.key)
+		}
+	}
+	return good, bad
 }

@@ -203,7 +203,7 @@ func offer(t interface {
 	case d.other != nil:
 		res = c.AddEvidence(d.env, d.other)
 	default:
-		res = c.Add(noTime, d.env)
+		res = c.Add(d.env)
 	}
 	if res.Verdict == announce.Accept == (c.Digest() == before) && d.other == nil {
 		t.Fatalf("%+v, but the digest says otherwise", res)

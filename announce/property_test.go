@@ -157,10 +157,10 @@ func TestExchangeConverges(t *testing.T) {
 
 // tell is a catalog exchange.
 func tell(t *rapid.T, from, to *announce.Catalog) {
-	for _, env := range chainOf(from) {
+	for _, env := range from.Kept().Chain {
 		offer(t, to, document{env: env, root: true})
 	}
-	for _, env := range kept(from) {
+	for _, env := range from.Kept().Announcements {
 		offer(t, to, document{env: env})
 	}
 	for _, e := range from.Evidence() {

@@ -41,21 +41,25 @@ const (
 
 // ProductRule says who may publish the products whose name Pattern covers.
 type ProductRule struct {
-	Pattern   string // a product name, "name.*", or "*"; the most specific that fits counts
-	Epoch     uint64 // announcements of another epoch are not taken
-	Keys      []KeyID
-	Threshold int
-	Floor     uint64 // no seq below it is taken
-	Class     string
-	MayWake   bool // its urgent announcements may wake sleeping radios
-	MaySetuid bool // its files may have setuid and setgid bits
+	Pattern    string // a product name, "name.*", or "*"; the most specific that fits counts
+	Epoch      uint64 // announcements of another epoch are not taken
+	Keys       []KeyID
+	Threshold  int
+	Floor      uint64 // no seq below it is taken
+	Class      string
+	MayWake    bool // its urgent announcements may wake sleeping radios
+	MaySetuid  bool // its files may have setuid, setgid and sticky bits, and be writable by everybody
+	MayNames   bool // its names may be ones that some file systems cannot hold or tell apart
+	MayLinkOut bool // its symbolic links may be absolute or leave the tree
 }
 
 const (
-	flagMayWake   = 1
-	flagMaySetuid = 2
-	maxKeys       = 64
-	maxRules      = 1024
+	flagMayWake    = 1
+	flagMaySetuid  = 2
+	flagMayNames   = 4
+	flagMayLinkOut = 8
+	maxKeys        = 64
+	maxRules       = 1024
 )
 
 // Root is a trust root. Keys are sorted by their bytes and products by pattern in the document; Sign does that.
@@ -246,19 +250,26 @@ func (r *Root) payload() ([]byte, error) {
 	}
 	products := make([]any, len(n.Products))
 	for i, p := range n.Products {
-		flags := uint64(0)
-		if p.MayWake {
-			flags |= flagMayWake
-		}
-		if p.MaySetuid {
-			flags |= flagMaySetuid
-		}
-		products[i] = []any{p.Pattern, p.Epoch, anyIDs(p.Keys), uint64(p.Threshold), p.Floor, p.Class, flags}
+		products[i] = []any{p.Pattern, p.Epoch, anyIDs(p.Keys), uint64(p.Threshold), p.Floor, p.Class, p.flags()}
 	}
 	m := map[uint64]any{keyVer: n.Version, keyKeys: keys, keyRoles: roles, keyProducts: products}
 	putOptional(m, keyRootIssued, uint64(n.Issued))
 	putOptional(m, keyRenewBy, uint64(n.RenewBy))
 	return canonical.enc.Marshal(m)
+}
+
+// may lists what a rule may allow, by its flag.
+func (p *ProductRule) may() map[uint64]*bool {
+	return map[uint64]*bool{flagMayWake: &p.MayWake, flagMaySetuid: &p.MaySetuid, flagMayNames: &p.MayNames, flagMayLinkOut: &p.MayLinkOut}
+}
+
+func (p *ProductRule) flags() (flags uint64) {
+	for flag, on := range p.may() {
+		if *on {
+			flags |= flag
+		}
+	}
+	return flags
 }
 
 func anyIDs(ids []KeyID) []any {
@@ -284,6 +295,11 @@ func ParseRoot(data []byte) (*SignedRoot, error) {
 	if err != nil {
 		return nil, err
 	}
+	return openRoot(e, data)
+}
+
+// openRoot reads the payload of an envelope.
+func openRoot(e *envelope, data []byte) (*SignedRoot, error) {
 	f, err := parseFields(e.payload, MaxRootEnvelope)
 	if err != nil {
 		return nil, fmt.Errorf("trust root: %w", err)
@@ -360,10 +376,12 @@ func productRule(v any) (p ProductRule, err error) {
 	if !okP || !okE || !okF || !okC || !okG {
 		return p, errors.New("product rule has a value of the wrong type")
 	}
-	if flags&^(flagMayWake|flagMaySetuid) != 0 {
+	for flag, on := range p.may() {
+		*on = flags&flag != 0
+	}
+	if p.flags() != flags {
 		return p, fmt.Errorf("%w: product flags %#x", ErrTooNew, flags)
 	}
-	p.MayWake, p.MaySetuid = flags&flagMayWake != 0, flags&flagMaySetuid != 0
 	p.Keys, p.Threshold, err = idsAndThreshold(a[2], a[3])
 	return p, err
 }

@@ -1,8 +1,11 @@
 package announce
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // MaxTimestampEnvelope is the size in bytes above which a timestamp is refused unread.
@@ -25,17 +28,34 @@ type TimestampHead struct {
 type SignedTimestamp struct {
 	Timestamp
 	env *envelope
+	raw []byte
+}
+
+// ID is a hash of the payload alone: the first 20 bytes of its SHA-256.
+func (st *SignedTimestamp) ID() [20]byte { return st.env.id() }
+
+// Envelope is the document as it arrived. It must not be changed.
+func (st *SignedTimestamp) Envelope() []byte { return st.raw }
+
+// head is what the timestamp says of product.
+func (t *Timestamp) head(product string) (h TimestampHead, ok bool) {
+	i, ok := slices.BinarySearchFunc(t.Heads, product, func(h TimestampHead, p string) int { return strings.Compare(h.Product, p) })
+	if ok {
+		h = t.Heads[i]
+	}
+	return h, ok
 }
 
 const (
 	keyTimeRootVer = iota + 1
 	keyTimeIssued
 	keyTimeHeads
-	maxTimestampHeads = 512
+	// MaxTimestampHeads is how many products one timestamp can name.
+	MaxTimestampHeads = 512
 )
 
 func (t *Timestamp) valid() error {
-	if t.RootVer == 0 || t.Issued <= 0 || len(t.Heads) > maxTimestampHeads {
+	if t.RootVer == 0 || t.Issued <= 0 || len(t.Heads) > MaxTimestampHeads {
 		return errors.New("root version, issued or the number of heads is out of range")
 	}
 	for i, h := range t.Heads {
@@ -96,7 +116,7 @@ func ParseTimestamp(data []byte) (*SignedTimestamp, error) {
 	if err := t.valid(); err != nil {
 		return nil, fmt.Errorf("timestamp: %w", err)
 	}
-	return &SignedTimestamp{t, e}, nil
+	return &SignedTimestamp{t, e, bytes.Clone(data)}, nil
 }
 
 // VerifyTimestamp checks that the timestamp role signed st.

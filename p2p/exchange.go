@@ -19,11 +19,11 @@ import (
 // that differs asks for what it lacks. Gossip is only faster.
 //
 //	asker                          answerer
-//	HELLO digest, root version ──►
+//	HELLO digest, root       ──►
 //	                           ◄── SAME                      nothing to tell
-//	                           ◄── HEAD* END                 what there is
+//	                           ◄── HELLO HEAD* END           what there is
 //	ROOTS from, WANT product*  ──►
-//	                           ◄── ROOT* ANNOUNCEMENT* EVIDENCE* END
+//	                           ◄── ROOT* ANNOUNCEMENT* EVIDENCE* TIMESTAMP* END
 //
 // Every document is verified by the asker's catalog; the exchange itself promises nothing.
 const protoCatalog protocol.ID = "/satchel/catalog/1"
@@ -38,6 +38,7 @@ const (
 	frameAnnouncement byte = 19
 	frameEvidence     byte = 20
 	frameEnd          byte = 21
+	frameTimestamp    byte = 22
 )
 
 const (
@@ -46,18 +47,37 @@ const (
 	maxRootsPerVisit = 64
 	maxCatalogFrame  = 80 << 10 // a root envelope is the largest
 	maxRefused       = 64       // documents of one visit that may fail verification before the rest is left
+	maxTimestamps    = 8        // that one visit brings
 	againAfterError  = 5 * time.Second
 	againAnyway      = 30 * time.Second
 )
 
 // catalogView is what an answerer tells; the node makes it from its catalog.
 type catalogView struct {
-	digest      [8]byte
-	rootVersion uint64
-	heads       []announce.Head
-	roots       []announce.RootStep
-	envelopes   map[string][]byte
-	evidence    []announce.Evidence
+	digest     [8]byte
+	root       rootName
+	heads      []announce.Head
+	roots      []announce.RootStep
+	envelopes  map[string][]byte
+	evidence   []announce.Evidence
+	timestamps []announce.KeptTimestamp
+	rival      []byte // nil: none
+}
+
+// rootName says which trust root is somebody's newest; version 0: none.
+type rootName struct {
+	version uint64
+	id      [8]byte
+}
+
+func (v *catalogView) hello() []byte {
+	return appendFrame(nil, frameHello, v.digest[:], binary.AppendUvarint(nil, v.root.version), v.root.id[:])
+}
+
+func (b *body) rootName() (r rootName) {
+	r.version = b.uvarint("root version")
+	copy(r.id[:], b.bytes(8, "root id"))
+	return r
 }
 
 // answerExchange answers one asker. It returns the asker's digest, so that the node can ask back.
@@ -71,7 +91,7 @@ func answerExchange(stream network.Stream, view *catalogView) (theirs [8]byte, e
 	}
 	hello := &body{b: b}
 	copy(theirs[:], hello.bytes(8, "digest"))
-	hello.uvarint("root version")
+	hello.rootName()
 	if typ != frameHello || hello.err != nil {
 		return theirs, protocolError("catalog exchange begins with frame %d", typ)
 	}
@@ -80,7 +100,7 @@ func answerExchange(stream network.Stream, view *catalogView) (theirs [8]byte, e
 		w.Write(appendFrame(nil, frameSame, view.digest[:]))
 		return theirs, w.Flush()
 	}
-	w.Write(appendFrame(nil, frameHello, view.digest[:], binary.AppendUvarint(nil, view.rootVersion)))
+	w.Write(view.hello())
 	for _, h := range view.heads {
 		w.Write(appendFrame(nil, frameHead, encodeHead(h)))
 	}
@@ -115,6 +135,12 @@ func answerWants(r *bufio.Reader, w *bufio.Writer, view *catalogView) error {
 		case frameEnd:
 			for _, e := range view.evidence {
 				w.Write(appendFrame(nil, frameEvidence, binary.AppendUvarint(nil, uint64(len(e.A))), e.A, e.B))
+			}
+			if view.rival != nil {
+				w.Write(appendFrame(nil, frameRoot, view.rival))
+			}
+			for _, t := range view.timestamps {
+				w.Write(appendFrame(nil, frameTimestamp, t.Envelope))
 			}
 			w.Write(appendFrame(nil, frameEnd))
 			return w.Flush()
@@ -152,9 +178,11 @@ func decodeHead(b *body) (h announce.Head, err error) {
 type visit struct {
 	same          bool
 	theirs        [8]byte
+	root          rootName // not told with same
 	roots         [][]byte
 	announcements [][]byte
 	evidence      []announce.Evidence
+	timestamps    [][]byte
 }
 
 // askExchange asks the neighbour at the other end of stream for everything that mine lacks. Roots come first:
@@ -164,8 +192,7 @@ func askExchange(ctx context.Context, stream network.Stream, mine *catalogView) 
 	defer stop()
 	defer stream.Close()
 	stream.SetDeadline(time.Now().Add(exchangeTimeout))
-	hello := appendFrame(nil, frameHello, mine.digest[:], binary.AppendUvarint(nil, mine.rootVersion))
-	if _, err := stream.Write(hello); err != nil {
+	if _, err := stream.Write(mine.hello()); err != nil {
 		return nil, err
 	}
 	r := bufio.NewReaderSize(stream, 16<<10)
@@ -180,7 +207,7 @@ func askExchange(ctx context.Context, stream network.Stream, mine *catalogView) 
 		v.same = true
 		return v, b.err
 	}
-	theirRoot := b.uvarint("root version")
+	v.root = b.rootName()
 	if typ != frameHello || b.err != nil {
 		return nil, protocolError("catalog answer begins with frame %d", typ)
 	}
@@ -188,7 +215,7 @@ func askExchange(ctx context.Context, stream network.Stream, mine *catalogView) 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := stream.Write(encodeWants(mine.rootVersion, theirRoot, want)); err != nil {
+	if _, err := stream.Write(encodeWants(mine.root, v.root, want)); err != nil {
 		return nil, err
 	}
 	return v, v.readDocuments(r)
@@ -223,10 +250,15 @@ func readHeads(r *bufio.Reader, mine *catalogView) ([]string, error) {
 	}
 }
 
-func encodeWants(mine, theirs uint64, products []string) []byte {
+// encodeWants asks for the roots after ours; also for theirs of our version when that is another one, since then root
+// keys have signed two, or this is another mesh.
+func encodeWants(mine, theirs rootName, products []string) []byte {
 	var out []byte
-	if theirs > mine {
-		out = appendFrame(out, frameAskRoots, binary.AppendUvarint(nil, mine+1))
+	switch {
+	case theirs.version > mine.version:
+		out = appendFrame(out, frameAskRoots, binary.AppendUvarint(nil, mine.version+1))
+	case theirs.version == mine.version && theirs.id != mine.id:
+		out = appendFrame(out, frameAskRoots, binary.AppendUvarint(nil, mine.version))
 	}
 	var b []byte
 	for _, p := range products {
@@ -263,6 +295,8 @@ func (v *visit) readDocuments(r *bufio.Reader) error {
 				return b.err
 			}
 			v.evidence = append(v.evidence, announce.Evidence{A: a, B: b.b})
+		case typ == frameTimestamp && len(v.timestamps) < maxTimestamps:
+			v.timestamps = append(v.timestamps, raw)
 		default:
 			return protocolError("catalog frame of type %d, %d bytes", typ, len(raw))
 		}
@@ -277,13 +311,14 @@ type exchanges struct {
 	next    map[peer.ID]time.Time  // when to look at the neighbour again
 	asked   map[peer.ID]time.Time  // when it was last asked for a newer trust root
 	refused map[peer.ID]bool       // it has sent something that was refused: said once
+	foreign map[peer.ID]bool       // it trusts a root that is not of our chain
 	view    *catalogView           // of the present digest
 	begun   int                    // how many
 }
 
 func newExchanges() exchanges {
 	return exchanges{running: map[peer.ID]bool{}, again: map[peer.ID]bool{}, seen: map[peer.ID][2][8]byte{},
-		next: map[peer.ID]time.Time{}, asked: map[peer.ID]time.Time{}, refused: map[peer.ID]bool{}}
+		next: map[peer.ID]time.Time{}, asked: map[peer.ID]time.Time{}, refused: map[peer.ID]bool{}, foreign: map[peer.ID]bool{}}
 }
 
 // forget drops what is known of a peer that left.
@@ -293,6 +328,7 @@ func (ex *exchanges) forget(p peer.ID) {
 	delete(ex.next, p)
 	delete(ex.asked, p)
 	delete(ex.refused, p)
+	delete(ex.foreign, p)
 }
 
 // repeatExchange makes up for an exchange that failed, and for news that gossip did not carry.
@@ -359,11 +395,15 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 	n.net.digest(p, v.theirs)
 	before := n.catalog.Digest()
 	for _, env := range v.roots {
-		if r := n.catalog.AddRoot(env); r.Verdict == announce.Reject {
+		switch r := n.catalog.AddRoot(env); {
+		case r.Verdict == announce.Reject:
 			n.offence(p, fmt.Errorf("sending a trust root: %s", r.Reason))
 			return
+		case r.Equivocation:
+			n.log.Warn("two trust roots of one version", slog.String("reason", r.Reason), slog.String("peer", p.String()))
 		}
 	}
+	n.ex.foreign[p] = !v.same && n.catalog.Foreign(v.root.version, v.root.id)
 	// A mesh with another root on the same link sends what we refuse, and is not to blame; it costs at most so much.
 	refused := 0
 	for _, env := range v.announcements {
@@ -377,6 +417,9 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 		if refused+i < maxRefused {
 			n.catalog.AddEvidence(e.A, e.B)
 		}
+	}
+	for _, env := range v.timestamps {
+		n.catalog.AddTimestamp(n.count.now().Up, env)
 	}
 	n.ex.seen[p] = [2][8]byte{n.catalog.Digest(), v.theirs}
 	if n.catalog.Digest() != before {

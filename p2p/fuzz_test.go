@@ -105,7 +105,7 @@ func FuzzExchange(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		mine := &catalogView{envelopes: map[string][]byte{"lessons": {1}}}
 		if want, err := readHeads(reader(data), mine); err == nil {
-			encodeWants(0, 1, want)
+			encodeWants(rootName{}, rootName{version: 1}, want)
 		}
 		v := &visit{}
 		v.readDocuments(reader(data))

@@ -28,8 +28,10 @@ type Config struct {
 	QUIC        bool         // also speak QUIC; TCP costs a third of its CPU and stays the first choice
 	Peers       []string     // full multiaddrs of peers to keep a connection to
 	NoDiscovery bool         // look for no neighbours on the link, and do not show up there
+	Medium      Medium       // nil: this machine's network. For simulators: with it Listen must be set, and there is no discovery and no QUIC
 	Version     string       // shown in status
 	Log         *slog.Logger // nil: silent
+	Clock       Clock        // nil: the machine's
 }
 
 // Node is one satchel: a home, and while Run runs, a place in the mesh. All methods may be called from any
@@ -52,6 +54,7 @@ type Node struct {
 
 	// Owned by the node's goroutine.
 	catalog   *announce.Catalog
+	count     *counter
 	lines     map[string]*line
 	carries   map[string]bool
 	sessions  map[cid.Cid]*fetch.Session
@@ -113,6 +116,7 @@ func (n *Node) openHome() (err error) {
 	if n.db, err = openState(n.cfg.Home); err != nil {
 		return err
 	}
+	n.count = openCounter(n.db, n.cfg.Clock)
 	if n.store, err = store.Open(n.cfg.Home + "/store"); err != nil {
 		return err
 	}
@@ -265,6 +269,9 @@ func (n *Node) release() error {
 		errs = append(errs, n.store.Close())
 	}
 	if n.db != nil {
+		if n.count != nil {
+			errs = append(errs, n.count.save(n.db, 60)) // a verb that takes a moment writes nothing
+		}
 		errs = append(errs, n.db.close())
 	}
 	errs = append(errs, n.lock.Close())
@@ -312,7 +319,7 @@ func (n *Node) startNetwork(ctx context.Context) (*running, error) {
 	r := &running{ctx: ctx, gater: newGater(), table: newTable(n.id), askers: map[peer.ID]*asker{},
 		opening: map[peer.ID]bool{}, digests: map[peer.ID][8]byte{}, began: map[peer.ID]time.Time{},
 		from: map[peer.ID]uint64{}, to: map[peer.ID]uint64{}}
-	h, err := newHost(n.key, n.cfg.QUIC, r.gater, "satchel/"+n.cfg.Version)
+	h, err := newHost(n.key, n.cfg.Medium, n.cfg.QUIC, r.gater, "satchel/"+n.cfg.Version)
 	if err != nil {
 		return nil, fmt.Errorf("starting the network: %w", err)
 	}
@@ -356,7 +363,7 @@ func (n *Node) join(r *running, peers []peer.AddrInfo) error {
 	for _, info := range peers {
 		r.table.configure(info, now)
 	}
-	if !n.cfg.NoDiscovery {
+	if !n.cfg.NoDiscovery && n.cfg.Medium == nil {
 		r.beacon = beacon.New(n.beaconConfig())
 		n.spawn(func(ctx context.Context) {
 			if err := r.beacon.Run(ctx); err != nil && ctx.Err() == nil {
@@ -443,8 +450,11 @@ func (n *Node) view() *catalogView {
 	if n.ex.view != nil && n.ex.view.digest == c.Digest() {
 		return n.ex.view
 	}
-	v := &catalogView{digest: c.Digest(), rootVersion: c.RootVersion(), heads: c.Heads(), roots: c.RootChain(),
-		evidence: c.Evidence(), envelopes: map[string][]byte{}}
+	v := &catalogView{digest: c.Digest(), root: rootName{c.RootVersion(), c.RootID()}, heads: c.Heads(), roots: c.RootChain(),
+		evidence: c.Evidence(), timestamps: c.Timestamps(), envelopes: map[string][]byte{}}
+	if rival, ok := c.Rival(); ok {
+		v.rival = rival.Envelope
+	}
 	for _, h := range v.heads {
 		if _, env, ok := c.Latest(h.Product); ok {
 			v.envelopes[h.Product] = env
@@ -477,7 +487,7 @@ func (n *Node) validate(from peer.ID, envelope []byte) (v announce.Verdict) {
 
 // learn offers an envelope to the catalog.
 func (n *Node) learn(envelope []byte, from peer.ID) announce.Result {
-	res := n.catalog.Add(time.Now(), envelope)
+	res := n.catalog.Add(envelope)
 	switch {
 	case res.Verdict == announce.Accept && res.Announcement != nil:
 		a := res.Announcement

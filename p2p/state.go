@@ -23,21 +23,22 @@ import (
 // state is HOME/state.db: the small things that change. One process writes it. Losing it loses nothing that a
 // person or a neighbour cannot tell again.
 //
-//	roots      version (8 bytes, big endian) → trust root envelope
+//	roots      version (8 bytes, big endian) → trust root envelope; "rival" → a second root of a version
 //	announced  product → newest accepted envelope
 //	evidence   number → two envelopes that claim one release number
+//	timestamps number → the count of seconds when it came, envelope
 //	follows    product → image directory
 //	carries    pattern → ""
 //	complete   manifest CID → "" : every blob of it is in the store
 //	fetches    product → the last finished fetch, as FetchStatus
 //	peers      node id → addresses and when it was last seen
 //	published  product → "": it was announced from this home, which keeps its newest release
-//	meta       "port" → the port of the last run
+//	meta       "port" → the port of the last run, "count" → the seconds that the home has counted
 type state struct {
 	db *bolt.DB
 }
 
-var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published"}
+var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps"}
 
 func openState(home string) (*state, error) {
 	db, err := bolt.Open(filepath.Join(home, "state.db"), 0o600, &bolt.Options{Timeout: 2 * time.Second})
@@ -98,22 +99,29 @@ func (s *state) all(bucket string, f func(key string, value []byte)) error {
 
 // saveCatalog makes the buckets of the catalog say exactly what it holds, in one transaction.
 func (s *state) saveCatalog(c *announce.Catalog) error {
-	announced, evidence := map[string][]byte{}, map[string][]byte{}
+	k := c.Kept()
+	roots, announced, evidence, times := map[string][]byte{}, map[string][]byte{}, map[string][]byte{}, map[string][]byte{}
+	for _, step := range c.RootChain() {
+		roots[string(binary.BigEndian.AppendUint64(nil, step.Version))] = step.Envelope
+	}
+	if k.Rival != nil {
+		roots["rival"] = k.Rival
+	}
 	for _, h := range c.Heads() {
 		if _, env, ok := c.Latest(h.Product); ok {
 			announced[h.Product] = env
 		}
 	}
-	for i, e := range c.Evidence() {
+	for i, e := range k.Evidence {
 		v := binary.AppendUvarint(nil, uint64(len(e.A)))
 		evidence[fmt.Sprintf("%02d", i)] = append(append(v, e.A...), e.B...)
 	}
-	roots := map[string][]byte{}
-	for _, step := range c.RootChain() {
-		roots[string(binary.BigEndian.AppendUint64(nil, step.Version))] = step.Envelope
+	for i, t := range k.Timestamps {
+		times[fmt.Sprintf("%02d", i)] = append(binary.AppendVarint(nil, t.Up), t.Envelope...)
 	}
 	return s.db.Update(func(tx *bolt.Tx) error {
-		return errors.Join(replace(tx, "roots", roots), replace(tx, "announced", announced), replace(tx, "evidence", evidence))
+		return errors.Join(replace(tx, "roots", roots), replace(tx, "announced", announced), replace(tx, "evidence", evidence),
+			replace(tx, "timestamps", times))
 	})
 }
 
@@ -146,17 +154,27 @@ func replace(tx *bolt.Tx, bucket string, want map[string][]byte) error {
 }
 
 func (s *state) loadCatalog() (*announce.Catalog, error) {
-	var roots, announced [][]byte
-	var evidence []announce.Evidence
-	s.all("roots", func(_ string, v []byte) { roots = append(roots, v) })
-	s.all("announced", func(_ string, v []byte) { announced = append(announced, v) })
+	var k announce.Kept
+	s.all("roots", func(version string, v []byte) {
+		if version == "rival" {
+			k.Rival = v
+		} else {
+			k.Chain = append(k.Chain, v)
+		}
+	})
+	s.all("announced", func(_ string, v []byte) { k.Announcements = append(k.Announcements, v) })
 	s.all("evidence", func(_ string, v []byte) {
 		b := &body{b: v}
 		if a := b.counted("evidence"); b.err == nil {
-			evidence = append(evidence, announce.Evidence{A: a, B: b.b})
+			k.Evidence = append(k.Evidence, announce.Evidence{A: a, B: b.b})
 		}
 	})
-	return announce.Restore(roots, announced, evidence)
+	s.all("timestamps", func(_ string, v []byte) {
+		if up, n := binary.Varint(v); n > 0 {
+			k.Timestamps = append(k.Timestamps, announce.KeptTimestamp{Up: up, Envelope: v[n:]})
+		}
+	})
+	return announce.Restore(k)
 }
 
 func (s *state) complete(m cid.Cid) bool {

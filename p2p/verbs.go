@@ -233,7 +233,7 @@ func (n *Node) Announce(envelope []byte) error {
 		if n.pruning || n.prunes != prunes {
 			return fail(CodeConflict, "publish again when it is done", errors.New("the store is being pruned"))
 		}
-		res := n.catalog.Add(time.Now(), envelope)
+		res := n.catalog.Add(envelope)
 		switch {
 		case res.Equivocation:
 			n.catalogChanged(true)
@@ -687,7 +687,7 @@ func (n *Node) product(name string) ProductStatus {
 		ps.State = StateKnown
 		ps.Newest = &ReleaseStatus{Version: target.Version, Epoch: target.Epoch, Seq: target.Seq, Manifest: target.Manifest.String(),
 			ManifestSize: target.ManifestSize, TotalSize: target.TotalSize, Issued: target.Issued,
-			Urgent: n.catalog.Urgent(time.Now(), name)}
+			Urgent: n.catalog.Urgent(n.count.now(), name)}
 		if n.db.complete(target.Manifest) && (ps.Carried || ps.Published) {
 			ps.State = StateHeld
 		}
