@@ -41,6 +41,9 @@ func (sa *SignedAnnouncement) ID() [20]byte { return sa.env.id() }
 // Envelope is the document as it arrived. It must not be changed.
 func (sa *SignedAnnouncement) Envelope() []byte { return sa.raw }
 
+// Signers lists the keys of which the envelope bears a signature, checked or not.
+func (sa *SignedAnnouncement) Signers() []KeyID { return sa.env.claimed() }
+
 // Keys of the payload map.
 const (
 	keyProduct = iota + 1

@@ -35,6 +35,7 @@ type Result struct {
 	Announcement *Announcement // the new release, when one was accepted
 	NeedRoot     bool          // signed under a newer trust root than ours: ask the sender for the chain
 	Equivocation bool          // two releases claim one number
+	Checked      bool          // of a root that was not accepted: its signatures were checked, which costs
 }
 
 // Head says what a node's catalog holds of one product.
@@ -166,7 +167,7 @@ func (c *Catalog) AddRoot(data []byte) Result {
 	if err := VerifyRotation(root, sr); err != nil {
 		// A mesh of strangers holds other chains too; only a root that claims to follow ours and does not is a lie,
 		// and we cannot tell the two apart.
-		return Result{Verdict: Ignore, Reason: err.Error()}
+		return Result{Verdict: Ignore, Reason: err.Error(), Checked: true}
 	}
 	c.chain, c.rival = append(c.chain, sr), nil
 	c.recheck()
@@ -186,7 +187,7 @@ func (c *Catalog) addRival(sr *SignedRoot) Result {
 		return Result{Verdict: Ignore, Reason: "that the root keys signed two roots is known already"}
 	}
 	if err := VerifyRotation(&c.chain[n-2].Root, sr); err != nil {
-		return Result{Verdict: Ignore, Reason: err.Error()}
+		return Result{Verdict: Ignore, Reason: err.Error(), Checked: true}
 	}
 	c.rival, c.digest = sr, nil
 	return Result{Verdict: Accept, Equivocation: true,
@@ -353,6 +354,9 @@ func accepted(sa *SignedAnnouncement) Result {
 	return Result{Verdict: Accept, Announcement: &a}
 }
 
+// Glance is the part of AddParsed that checks no signature: its result, if that settles the matter.
+func (c *Catalog) Glance(sa *SignedAnnouncement) (Result, bool) { return c.cheap(sa) }
+
 // cheap says what can be said without checking a signature.
 func (c *Catalog) cheap(sa *SignedAnnouncement) (Result, bool) {
 	ignore := func(format string, args ...any) (Result, bool) {
@@ -376,7 +380,7 @@ func (c *Catalog) cheap(sa *SignedAnnouncement) (Result, bool) {
 	case e == nil || newer(sa, e.first):
 	case newer(e.first, sa):
 		return ignore("%s seq %d is older than seq %d, which is here", sa.Product, sa.Seq, e.first.Seq)
-	case e.second == nil && bytes.Equal(sa.raw, e.first.raw):
+	case e.second == nil && sa.ID() == e.first.ID() && (e.wakes || !sa.Urgent): // other signatures would change nothing
 		return ignore("%s seq %d is here already", sa.Product, sa.Seq)
 	case e.second != nil:
 		if first, second := contenders(e.first, e.second, sa); first == e.first && second == e.second {
@@ -468,6 +472,14 @@ func (c *Catalog) Latest(product string) (Announcement, []byte, bool) {
 		return Announcement{}, nil, false
 	}
 	return e.first.Announcement, e.first.raw, true
+}
+
+// Claims are the envelopes of the two releases that claim the newest number of product; none when nobody equivocates.
+func (c *Catalog) Claims(product string) [][]byte {
+	if e := c.entries[product]; e != nil && e.second != nil {
+		return [][]byte{e.first.raw, e.second.raw}
+	}
+	return nil
 }
 
 // Urgent reports whether the newest announcement of product may wake sleeping radios: urgent, allowed by the

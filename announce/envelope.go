@@ -40,6 +40,14 @@ func (e *envelope) id() (id [20]byte) {
 	return id
 }
 
+func (e *envelope) claimed() []KeyID {
+	ids := make([]KeyID, len(e.sigs))
+	for i, s := range e.sigs {
+		ids[i] = s.key
+	}
+	return ids
+}
+
 func parseEnvelope(data []byte, limit int) (*envelope, error) {
 	e, err := parseDraft(data, limit)
 	if err == nil && len(e.sigs) == 0 {
@@ -132,16 +140,20 @@ func seal(domain string, payload []byte, keys []PrivateKey, limit int) ([]byte, 
 
 // add signs with k; a signature by the same key is replaced.
 func (e *envelope) add(domain string, k PrivateKey) {
-	id := k.Public().ID()
-	e.sigs = slices.DeleteFunc(e.sigs, func(s signature) bool { return s.key == id })
-	e.sigs = append(e.sigs, signature{id, k.sign(append([]byte(domain), e.payload...))})
+	e.put(signature{k.Public().ID(), k.sign(append([]byte(domain), e.payload...))})
+}
+
+// put adds a signature; one by the same key is replaced.
+func (e *envelope) put(sig signature) {
+	e.sigs = slices.DeleteFunc(e.sigs, func(s signature) bool { return s.key == sig.key })
+	e.sigs = append(e.sigs, sig)
 	slices.SortFunc(e.sigs, func(a, b signature) int { return bytes.Compare(a.key[:], b.key[:]) })
 }
 
 // check counts how many of the allowed keys signed. Any other signature says nothing, a false one neither: a
 // relay can add one by a key that only some of us still know, and they must not blame those who passed it on.
 func (e *envelope) check(domain string, r *Root, allowed []KeyID, threshold int, what string) error {
-	signed, wrong := e.signers(domain, r, allowed)
+	signed, wrong := e.signedBy(domain, r, allowed)
 	good, bad := len(signed), len(wrong)
 	if good < threshold || threshold < 1 {
 		return fmt.Errorf("%s needs signatures by %d of its keys: %d are good, %d are false, %d are by other keys",
@@ -150,8 +162,8 @@ func (e *envelope) check(domain string, r *Root, allowed []KeyID, threshold int,
 	return nil
 }
 
-// signers lists those of the allowed keys whose signature is good, and those whose signature is not.
-func (e *envelope) signers(domain string, r *Root, allowed []KeyID) (good, bad []KeyID) {
+// signedBy lists those of the allowed keys whose signature is good, and those whose signature is not.
+func (e *envelope) signedBy(domain string, r *Root, allowed []KeyID) (good, bad []KeyID) {
 	msg := append([]byte(domain), e.payload...)
 	for _, s := range e.sigs {
 		key, ok := r.key(s.key)

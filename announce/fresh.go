@@ -47,8 +47,8 @@ type Standing struct {
 // maxTimes is how many timestamps are kept. One is enough while those who sign them hear of each other.
 const maxTimes = 8
 
-// maxDrift is how far, in seconds, a wall clock may be ahead of what is proved and still be believed: two years.
-const maxDrift = 2 * 365 * 24 * 3600
+// MaxDrift is how far, in seconds, a wall clock may be ahead of what is proved and still be believed: two years.
+const MaxDrift = 2 * 365 * 24 * 3600
 
 // heldTime is a timestamp and when it came.
 type heldTime struct {
@@ -161,7 +161,7 @@ func (c *Catalog) Earliest(up int64) int64 {
 // more, else what is proved. 0: nothing says.
 func (c *Catalog) Now(clock Clock) int64 {
 	earliest := c.Earliest(clock.Up)
-	if earliest > 0 && clock.Wall >= earliest && clock.Wall < earliest+maxDrift {
+	if earliest > 0 && clock.Wall >= earliest && clock.Wall < earliest+MaxDrift {
 		return clock.Wall
 	}
 	return earliest

@@ -86,13 +86,7 @@ func (sr *SignedRoot) Envelope() []byte { return sr.raw }
 func (sr *SignedRoot) ID() [20]byte { return sr.env.id() }
 
 // Signers lists the keys of which the envelope bears a signature, checked or not.
-func (sr *SignedRoot) Signers() []KeyID {
-	ids := make([]KeyID, len(sr.env.sigs))
-	for i, s := range sr.env.sigs {
-		ids[i] = s.key
-	}
-	return ids
-}
+func (sr *SignedRoot) Signers() []KeyID { return sr.env.claimed() }
 
 // Keys of the payload map.
 const (

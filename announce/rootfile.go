@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -104,7 +103,7 @@ func (f *RootFile) parseStep(data []byte) (size int, err error) {
 	}
 	if len(f.steps) > 0 {
 		before := f.Last()
-		if sr.Version != before.Version+1 || sr.Version == 0 {
+		if sr.Version != before.Version+1 {
 			return 0, fmt.Errorf("version %d stands after version %d", sr.Version, before.Version)
 		}
 		if err := f.Verify(); err != nil {
@@ -198,7 +197,7 @@ func (f *RootFile) Quorums() []Quorum {
 	for _, r := range []*Root{f.before(), &last.Root} {
 		if r != nil {
 			rule := r.Roles[RoleRoot]
-			good, bad := last.env.signers(domainRoot, r, rule.Keys)
+			good, bad := last.env.signedBy(domainRoot, r, rule.Keys)
 			out = append(out, Quorum{r.Version, rule.Keys, rule.Threshold, good, bad})
 		}
 	}
@@ -224,7 +223,7 @@ func (f *RootFile) Verify() error {
 // then nothing is added. A key that has signed signs again, which changes nothing.
 func (f *RootFile) Sign(keys ...PrivateKey) error {
 	last, quorums := f.Last(), f.Quorums()
-	e := last.env.clone()
+	e := &envelope{last.env.payload, slices.Clone(last.env.sigs)}
 	for _, k := range keys {
 		id := k.Public().ID()
 		if !slices.ContainsFunc(quorums, func(q Quorum) bool { return slices.Contains(q.Keys, id) }) {
@@ -261,111 +260,21 @@ func (f *RootFile) Merge(other *RootFile) (added []KeyID, err error) {
 	if !bytes.Equal(mine.env.payload, theirs.env.payload) {
 		return nil, fmt.Errorf("merging: the two files do not say the same in version %d", mine.Version)
 	}
-	merged, had := mine.env.clone(), f.Quorums()
+	merged, had := &envelope{mine.env.payload, slices.Clone(mine.env.sigs)}, f.Quorums()
 	asked := &RootFile{append(slices.Clone(f.steps[:len(f.steps)-1]), theirs)} // their signatures, judged by the chain here
+	var fresh []KeyID
 	for i, q := range asked.Quorums() {
 		for _, id := range q.Signed {
-			if !slices.Contains(had[i].Signed, id) && !slices.Contains(added, id) {
-				merged.put(*theirs.env.by(id))
-				added = append(added, id)
+			if !slices.Contains(had[i].Signed, id) {
+				fresh = append(fresh, id)
 			}
+		}
+	}
+	for _, s := range theirs.env.sigs {
+		if slices.Contains(fresh, s.key) {
+			merged.put(s)
+			added = append(added, s.key)
 		}
 	}
 	return added, f.signed(merged)
-}
-
-// Edited says what an edit did.
-type Edited struct {
-	Version uint64  // of the last version now
-	Changed bool    // false: the trust root says so already, nothing was done
-	Begun   bool    // a new draft was begun
-	Undone  bool    // the draft said the same as the version before, and is gone
-	Cut     bool    // the file was full, and its oldest version is gone
-	Dropped []KeyID // whose signatures the draft lost by this
-}
-
-// Edit changes what the last version says. When that is complete, a draft of the next version begins with the change;
-// a draft is changed and loses its signatures. An edit that changes nothing makes no version. On an error nothing is
-// done. Issued becomes now. A rule without epoch (0) takes the greatest that the file's versions have for its
-// pattern, and that epoch's floor, or epoch 1; no rule may go below them, since machines never go back.
-func (f *RootFile) Edit(now time.Time, change func(*Root) error) (Edited, error) {
-	last := f.Last()
-	if known, err := last.Root.payload(); err != nil || !bytes.Equal(known, last.env.payload) {
-		return Edited{}, fmt.Errorf("%w: an edit would lose what this one does not know of trust root version %d", ErrTooNew, last.Version)
-	}
-	complete := f.Verify() == nil
-	if !complete && len(f.steps) == 1 && last.Version > 1 {
-		return Edited{}, fmt.Errorf("this is a draft of version %d without version %d, which it must follow", last.Version, last.Version-1)
-	}
-	old := f.Complete()
-	next := last.Root.normal()
-	if err := change(next); err != nil {
-		return Edited{}, err
-	}
-	done := f.steps // the versions that are complete
-	if !complete {
-		done = f.steps[:len(f.steps)-1]
-	}
-	if err := keepEpochs(next, done); err != nil {
-		return Edited{}, err
-	}
-	if same, err := saysTheSame(next, &last.Root); same || err != nil {
-		return Edited{Version: last.Version}, err
-	}
-	res := Edited{Changed: true, Version: last.Version, Begun: complete}
-	if !complete {
-		res.Dropped = last.Signers()
-		if old != nil {
-			if same, _ := saysTheSame(next, old); same {
-				f.steps, res.Undone, res.Version = done, true, old.Version
-				return res, nil
-			}
-		}
-	} else if res.Version++; res.Version == 0 {
-		return Edited{}, errors.New("there is no version after the last one")
-	}
-	next.Version, next.Issued = res.Version, max(now.Unix(), 0)
-	sr, err := newDraft(next)
-	if err != nil {
-		return Edited{}, err
-	}
-	if len(done) == MaxRootSteps {
-		done, res.Cut = done[1:], true
-	}
-	f.steps = append(slices.Clone(done), sr)
-	return res, nil
-}
-
-// saysTheSame compares two roots but for version and issued. The error says why a is no root.
-func saysTheSame(a, b *Root) (bool, error) {
-	x := *a
-	x.Version, x.Issued = b.Version, b.Issued
-	p, err := x.payload()
-	if err != nil {
-		return false, fmt.Errorf("making a trust root: %w", err)
-	}
-	q, err := b.payload()
-	return err == nil && bytes.Equal(p, q), nil
-}
-
-// keepEpochs fills in epochs that next leaves open, and refuses those, and floors, that would lead machines back.
-func keepEpochs(next *Root, steps []*SignedRoot) error {
-	for i := range next.Products {
-		p := &next.Products[i]
-		epoch, floor, version := highest(steps, p.Pattern)
-		if p.Epoch == 0 {
-			p.Epoch, p.Floor = max(epoch, 1), floor
-		}
-	}
-	patterns := map[string]bool{}
-	for _, p := range next.Products {
-		patterns[p.Pattern] = true
-	}
-	if len(steps) > 0 { // a rule that goes leaves its products to a wider one
-		for _, p := range steps[len(steps)-1].Products {
-			patterns[p.Pattern] = true
-		}
-	}
-	_ = patterns
-	return nil
 }

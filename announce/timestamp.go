@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // MaxTimestampEnvelope is the size in bytes above which a timestamp is refused unread.
@@ -83,6 +85,19 @@ func (t *Timestamp) Sign(keys ...PrivateKey) ([]byte, error) {
 		return nil, err
 	}
 	return seal(domainTimestamp, payload, keys, MaxTimestampEnvelope)
+}
+
+// Signers lists the keys of which the envelope bears a signature, checked or not.
+func (st *SignedTimestamp) Signers() []KeyID { return st.env.claimed() }
+
+// ParseFirstTimestamp reads one envelope of a file that has several one after the other (a CBOR sequence, RFC 8742).
+func ParseFirstTimestamp(data []byte) (st *SignedTimestamp, rest []byte, err error) {
+	var raw cbor.RawMessage
+	if _, err = canonical.dec.UnmarshalFirst(data[:min(len(data), 2*MaxTimestampEnvelope)], &raw); err != nil {
+		return nil, nil, fmt.Errorf("reading the envelope: %w", err)
+	}
+	st, err = ParseTimestamp(raw)
+	return st, data[len(raw):], err
 }
 
 // ParseTimestamp reads an envelope. It checks form, not trust.

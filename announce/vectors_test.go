@@ -19,7 +19,7 @@ import (
 type vector struct {
 	name    string
 	expect  string // accept, refuse form, refuse too-new, refuse trust
-	kind    string // announcement, root, timestamp, public-key, private-key
+	kind    string // announcement, root, root-file, timestamp, public-key, private-key
 	root    string // the vector with the trust root to verify under; for a root, the one that it follows
 	comment string
 	data    []byte
@@ -139,6 +139,12 @@ func judge(t *testing.T, v vector, all map[string]vector) (string, error) {
 			return trust(announce.VerifyGenesis(sr))
 		}
 		return trust(announce.VerifyRotation(&root.Root, sr))
+	case "root-file":
+		f, err := announce.ParseRootFile(v.data)
+		if err != nil {
+			return form(err)
+		}
+		return trust(f.Verify())
 	case "announcement":
 		sa, err := announce.ParseAnnouncement(v.data)
 		if err != nil {
@@ -228,7 +234,7 @@ func isHex(s string) bool {
 // vectors is the deterministic generator. It writes bytes by hand and never asks the package.
 func vectors() []vector {
 	return slices.Concat(keyVectors(), rootVectors(), badRootVectors(), announcementVectors(), badEnvelopeVectors(),
-		badCBORVectors(), badAnnouncementVectors(), untrustedVectors(), timestampVectors())
+		badCBORVectors(), badAnnouncementVectors(), untrustedVectors(), timestampVectors(), rootFileVectors())
 }
 
 func keyVectors() []vector {

@@ -148,6 +148,25 @@ func (c *Client) Announce(ctx context.Context, envelope []byte) error {
 	return c.post(ctx, "announce", announceRequest{envelope}, nil)
 }
 
+// Past finds an older release whose content is whole in the home.
+func (c *Client) Past(ctx context.Context, product string, seq uint64) (p2p.PastRelease, error) {
+	var out p2p.PastRelease
+	err := c.call(ctx, http.MethodGet, "past", url.Values{"product": {product}, "seq": {strconv.FormatUint(seq, 10)}}, nil, &out)
+	return out, err
+}
+
+// NextTimestamp says what a timestamp of now would say.
+func (c *Client) NextTimestamp(ctx context.Context) (p2p.NextTimestamp, error) {
+	var out p2p.NextTimestamp
+	err := c.call(ctx, http.MethodGet, "timestamp", nil, nil, &out)
+	return out, err
+}
+
+// AddTimestamp hands over a signed timestamp.
+func (c *Client) AddTimestamp(ctx context.Context, envelope []byte) error {
+	return c.post(ctx, "timestamp", announceRequest{envelope}, nil)
+}
+
 // Wait returns when the product's release seq (0: the newest) is in the state, p2p.StateReady or p2p.StateActive. The progress
 // function, if not nil, is called with the product's status now and at each change.
 func (c *Client) Wait(ctx context.Context, product string, seq uint64, state string, progress func(p2p.ProductStatus)) (p2p.ProductStatus, error) {
@@ -258,7 +277,12 @@ func (c *Client) call(ctx context.Context, method, route string, q url.Values, i
 
 // lines sends one request and hands over each line of its answer until each says that it was the last.
 func lines[T any](c *Client, ctx context.Context, method, route string, q url.Values, each func(T) (last bool, err error)) error {
-	resp, err := c.send(ctx, method, route, q, nil)
+	return linesOf(c, ctx, method, route, q, nil, each)
+}
+
+// linesOf is lines for a request with a body.
+func linesOf[T any](c *Client, ctx context.Context, method, route string, q url.Values, in any, each func(T) (last bool, err error)) error {
+	resp, err := c.send(ctx, method, route, q, in)
 	if err != nil {
 		return err
 	}

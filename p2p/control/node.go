@@ -31,6 +31,12 @@ type Node interface {
 	// Announce takes a release whose content is in this home's store: verifies, keeps and spreads it.
 	Announce(envelope []byte) error
 
+	// Past finds an older release whose content is whole here.
+	Past(product string, seq uint64) (p2p.PastRelease, error)
+	// NextTimestamp says what a timestamp of now would say; AddTimestamp takes one on and passes it on.
+	NextTimestamp() (p2p.NextTimestamp, error)
+	AddTimestamp(envelope []byte) error
+
 	// Wait returns when the product's release seq, or a newer one, is in the state (p2p.StateReady or p2p.StateActive); seq 0 is the
 	// newest that is known then. It ends with ctx.
 	Wait(ctx context.Context, product string, seq uint64, state string) (p2p.ProductStatus, error)
@@ -44,6 +50,10 @@ type Node interface {
 	Verify(ctx context.Context, progress func(p2p.VerifyProgress)) (p2p.VerifyResult, error)
 	// Prune removes what nothing needs any more.
 	Prune(ctx context.Context) (p2p.PruneResult, error)
+	// Export writes releases to a stick, and Import takes what one has. Both end with ctx, and have a result with an error too. The
+	// progress function is called from one goroutine at a time.
+	Export(ctx context.Context, o p2p.ExportOptions, progress func(p2p.StickProgress)) (p2p.ExportResult, error)
+	Import(ctx context.Context, dir string, progress func(p2p.StickProgress)) (p2p.ImportResult, error)
 	// Explain says in sentences why this machine is or is not on the newest release of a product; "" asks about the node.
 	Explain(product string) ([]string, error)
 }

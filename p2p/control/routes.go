@@ -18,10 +18,18 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("GET /v1/carries", func(w http.ResponseWriter, r *http.Request) { s.answer(w, s.node.Carries(), nil) })
 	mux.HandleFunc("GET /v1/next", s.next)
+	mux.HandleFunc("GET /v1/past", s.past)
+	mux.HandleFunc("GET /v1/timestamp", func(w http.ResponseWriter, _ *http.Request) {
+		next, err := s.node.NextTimestamp()
+		s.answer(w, next, err)
+	})
+	mux.HandleFunc("POST /v1/timestamp", take(s, func(_ context.Context, in announceRequest) (any, error) {
+		return done(s.node.AddTimestamp(in.Envelope))
+	}))
 	mux.HandleFunc("GET /v1/wait", s.wait)
 	mux.HandleFunc("GET /v1/manifest", s.manifest)
 	mux.HandleFunc("GET /v1/explain", s.explain)
-	mux.HandleFunc("POST /v1/trust", take(s, func(_ context.Context, in rootRequest) (any, error) {
+	mux.HandleFunc("POST /v1/trust", takeMost(s, maxRootRequest, func(_ context.Context, in rootRequest) (any, error) {
 		return done(s.node.Trust(in.Root, in.Force))
 	}))
 	mux.HandleFunc("POST /v1/follow", take(s, func(_ context.Context, in followRequest) (any, error) {
@@ -50,6 +58,10 @@ func (s *server) handler() http.Handler {
 		return s.node.Prune(ctx)
 	}))
 	mux.HandleFunc("POST /v1/verify", s.verify)
+	mux.HandleFunc("POST /v1/export", streamed(s, s.node.Export))
+	mux.HandleFunc("POST /v1/import", streamed(s, func(ctx context.Context, in importRequest, progress func(p2p.StickProgress)) (p2p.ImportResult, error) {
+		return s.node.Import(ctx, in.Dir, progress)
+	}))
 	mux.HandleFunc("POST /v1/down", s.stop)
 	return mux
 }
@@ -90,6 +102,16 @@ func (s *server) status(w http.ResponseWriter, r *http.Request) {
 func (s *server) next(w http.ResponseWriter, r *http.Request) {
 	n, err := s.node.Next(r.FormValue("product"))
 	s.answer(w, n, err)
+}
+
+func (s *server) past(w http.ResponseWriter, r *http.Request) {
+	seq, err := seqOf(r)
+	if err != nil {
+		s.answer(w, nil, err)
+		return
+	}
+	out, err := s.node.Past(r.FormValue("product"), seq)
+	s.answer(w, out, err)
 }
 
 func (s *server) explain(w http.ResponseWriter, r *http.Request) {

@@ -101,9 +101,14 @@ func (s *stream) send(v any) error {
 
 // take reads a request's body into a T and hands it to do, whose value it answers.
 func take[T any](s *server, do func(ctx context.Context, in T) (any, error)) http.HandlerFunc {
+	return takeMost(s, maxRequest, do)
+}
+
+// takeMost is take for a body of at most limit bytes.
+func takeMost[T any](s *server, limit int64, do func(ctx context.Context, in T) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var in T
-		if err := readJSON(http.MaxBytesReader(w, r.Body, maxRequest), &in); err != nil {
+		if err := readJSON(http.MaxBytesReader(w, r.Body, limit), &in); err != nil {
 			s.answer(w, nil, &p2p.Error{Code: p2p.CodeBadInput, Err: fmt.Errorf("reading the request: %w", err)})
 			return
 		}

@@ -6,12 +6,16 @@ import (
 	"io"
 	"net/http"
 
+	"satchel/announce"
 	"satchel/p2p"
 	"satchel/store/manifest"
 )
 
-// maxRequest bounds a request's body in bytes: a trust root (64 KiB) in base64 with room to spare.
-const maxRequest = 128 << 10
+// maxRequest bounds a request's body in bytes, maxRootRequest that of one with a root file: base64 with room to spare.
+const (
+	maxRequest     = 128 << 10
+	maxRootRequest = announce.MaxRootFile/3*4 + 1<<10
+)
 
 // The shapes of requests.
 type (

@@ -168,6 +168,27 @@ func (n *Node) Announce(envelope []byte) error {
 	return nil
 }
 
+// Past knows no release.
+func (n *Node) Past(product string, seq uint64) (p2p.PastRelease, error) {
+	return p2p.PastRelease{}, fail(p2p.CodeNotFound, "", fmt.Sprintf("no content of %s seq %d", product, seq))
+}
+
+// NextTimestamp wants a trust root.
+func (n *Node) NextTimestamp() (p2p.NextTimestamp, error) {
+	if n.Status().Root.Version == 0 {
+		return p2p.NextTimestamp{}, fail(p2p.CodeNoRoot, "", "no trust root")
+	}
+	return p2p.NextTimestamp{RootVersion: 1, Threshold: 1}, nil
+}
+
+// AddTimestamp takes anything but nothing.
+func (n *Node) AddTimestamp(envelope []byte) error {
+	if len(envelope) == 0 {
+		return fail(p2p.CodeRefused, "", "timestamp refused")
+	}
+	return nil
+}
+
 // Wait waits for SetProduct to bring the state.
 func (n *Node) Wait(ctx context.Context, product string, seq uint64, state string) (p2p.ProductStatus, error) {
 	for {
