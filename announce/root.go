@@ -422,9 +422,12 @@ func (sr *SignedRoot) verifyBy(r *Root) error {
 	return sr.env.check(domainRoot, r, rule.Keys, rule.Threshold, "trust root")
 }
 
-// Verify checks that sa holds under this root: a rule for its product, the rule's epoch and floor, and good
-// signatures by the threshold of distinct keys. The error says which of them failed.
+// Verify checks that sa holds under this root: no newer one is named, a rule for its product, the rule's epoch and
+// floor, and good signatures by the threshold of distinct keys. The error says which of them failed.
 func (r *Root) Verify(sa *SignedAnnouncement) error {
+	if sa.RootVer > r.Version {
+		return fmt.Errorf("signed under trust root version %d, this is version %d", sa.RootVer, r.Version)
+	}
 	if err := r.covers(sa); err != nil {
 		return err
 	}

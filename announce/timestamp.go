@@ -137,8 +137,11 @@ func ParseTimestamp(data []byte) (*SignedTimestamp, error) {
 // VerifyTimestamp checks that the timestamp role signed st.
 func (r *Root) VerifyTimestamp(st *SignedTimestamp) error {
 	rule, ok := r.Roles[RoleTimestamp]
-	if !ok {
+	switch {
+	case !ok:
 		return errors.New("nobody has the timestamp role")
+	case st.RootVer > r.Version:
+		return fmt.Errorf("signed under trust root version %d, this is version %d", st.RootVer, r.Version)
 	}
 	return st.env.check(domainTimestamp, r, rule.Keys, rule.Threshold, "timestamp")
 }

@@ -631,6 +631,7 @@ func untrustedVectors() []vector {
 		v("wildcard-near", "root-one", "lessons.* does not cover lessonsx", sealed(dAnnouncement, product("lessonsx", 1), 5)),
 		v("epoch-low", "root-one", "an epoch before the trust root's", sealed(dAnnouncement, mapOf(with(annPairs(), 3, num(1))...), 4)),
 		v("epoch-high", "root-one", "an epoch after the trust root's", sealed(dAnnouncement, mapOf(with(annPairs(), 3, num(3))...), 4)),
+		v("newer-root", "root-one", "signed under root version 2", sealed(dAnnouncement, mapOf(with(annPairs(), 2, num(2))...), 4)),
 		v("below-floor", "root-one", "seq 2, the floor is 3", sealed(dAnnouncement, mapOf(with(annPairs(), 4, num(2))...), 4)),
 	}
 }
@@ -652,7 +653,7 @@ func timestampVectors() []vector {
 	return []vector{
 		v("two", "accept", "two products", sealed(dTimestamp, mapOf(base...), 7)),
 		v("none", "accept", "no products", sealed(dTimestamp, mapOf(with(base, 3, arr())...), 7)),
-		v("older-root", "accept", "the version of an older root counts for nothing: the keys do", sealed(dTimestamp, mapOf(with(base, 1, num(7))...), 7)),
+		v("newer-root", "refuse trust", "signed under root version 2", sealed(dTimestamp, mapOf(with(base, 1, num(2))...), 7)),
 		v("2099", "accept", "a timestamp may be wrong; it installs nothing", sealed(dTimestamp, mapOf(with(base, 2, num(4_070_908_800))...), 7)),
 		v("other-role", "refuse trust", "signed by a product's key", sealed(dTimestamp, mapOf(base...), 4)),
 		v("other-domain", "refuse trust", "signed as an announcement", sealed(dAnnouncement, mapOf(base...), 7)),
