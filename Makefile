@@ -11,6 +11,7 @@ build: ## bin/satchel
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/satchel ./cmd/satchel
 
 test: lint tools ## everything that can pass or fail, with the race detector
+	if command -v python3 >/dev/null; then .ci/vectors --mutate; fi
 	.ci/test
 
 check: test ## the same

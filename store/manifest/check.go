@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/ipfs/go-cid"
@@ -77,12 +76,11 @@ func CheckPath(path string) error {
 		return errors.New("empty path")
 	case len(path) > MaxPath:
 		return fmt.Errorf("path of %d bytes, limit is %d", len(path), MaxPath)
-	case !utf8.ValidString(path):
-		return errors.New("path is not UTF-8")
-	case strings.IndexByte(path, 0) >= 0:
-		return errors.New("path holds a NUL byte")
 	case path[0] == '/':
 		return errors.New("path is absolute")
+	}
+	if err := checkText("path", path, ""); err != nil {
+		return err
 	}
 	depth := 0
 	for name := range strings.SplitSeq(path, "/") {
@@ -106,12 +104,8 @@ func CheckLink(target string) error {
 		return errors.New("empty link target")
 	case len(target) > MaxLink:
 		return fmt.Errorf("link target of %d bytes, limit is %d", len(target), MaxLink)
-	case !utf8.ValidString(target):
-		return errors.New("link target is not UTF-8")
-	case strings.IndexByte(target, 0) >= 0:
-		return errors.New("link target holds a NUL byte")
 	}
-	return nil
+	return checkText("link target", target, "")
 }
 
 // CheckEntry says why an entry, by itself, cannot be in a manifest, or nil when it can.
@@ -156,23 +150,49 @@ func CheckHeader(h *Header) error {
 			return fmt.Errorf("product name %q: only a-z, 0-9, '.' and '-' are allowed", h.Product)
 		}
 	}
-	if err := checkText("version", h.Version, MaxVersion, ""); err != nil {
-		return err
+	for _, t := range []struct {
+		what, text string
+		limit      int
+		also       string
+	}{{"version", h.Version, MaxVersion, ""}, {"notes", h.Notes, MaxNotes, "\n\t"}} {
+		if len(t.text) > t.limit {
+			return fmt.Errorf("%s of %d bytes, limit is %d", t.what, len(t.text), t.limit)
+		}
+		if err := checkText(t.what, t.text, t.also); err != nil {
+			return err
+		}
 	}
-	return checkText("notes", h.Notes, MaxNotes, "\n\t")
+	return nil
 }
 
-// checkText allows printable characters, plus those in also. Characters that steer the direction of text are not printable.
-func checkText(what, s string, limit int, also string) error {
-	if len(s) > limit {
-		return fmt.Errorf("%s of %d bytes, limit is %d", what, len(s), limit)
+// hidden lists, as pairs of first and last, what no text of a manifest may hold: controls, separators of lines and
+// paragraphs, what turns the direction of text, and characters without a shape that no script needs. Joiners,
+// zero-width spaces and variation selectors are not among them: names in Persian, Nepali, Khmer or Japanese have them.
+// The list is part of the format: Unicode tables change with the compiler, and nodes must agree for ever.
+var hidden = [...][2]rune{
+	{0, 0x1f}, {0x7f, 0x9f}, {0xad, 0xad}, {0x61c, 0x61c}, {0x200e, 0x200f}, {0x2028, 0x202e}, {0x2060, 0x206f}, {0xfdd0, 0xfdef},
+	{0xfeff, 0xfeff}, {0xfff0, 0xfffb}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a}, {0xe0000, 0xe00ff}, {0xe01f0, 0xe0fff},
+}
+
+func isHidden(r rune) bool { return within(hidden[:], r) || r&0xfffe == 0xfffe } // the last two of a plane are no characters
+
+func within(list [][2]rune, r rune) bool {
+	for _, p := range list {
+		if r <= p[1] {
+			return r >= p[0]
+		}
 	}
+	return false
+}
+
+// checkText refuses hidden characters, other than those in also.
+func checkText(what, s, also string) error {
 	if !utf8.ValidString(s) {
-		return fmt.Errorf("%s: not UTF-8", what)
+		return fmt.Errorf("%s is not UTF-8", what)
 	}
 	for _, r := range s {
-		if !unicode.IsPrint(r) && !strings.ContainsRune(also, r) {
-			return fmt.Errorf("%s: character %U is not printable", what, r)
+		if isHidden(r) && !strings.ContainsRune(also, r) {
+			return fmt.Errorf("%s holds the control or invisible character %U", what, r)
 		}
 	}
 	return nil

@@ -13,20 +13,30 @@
 //	  ["fractions/intro.html", 1, 0o644, 12, h'01551220…', ""],
 //	  ["start.html",           2, 0o777, 0,  h'',          "fractions/intro.html"]]}
 //
-// store/FORMAT.md is the specification, testdata holds vectors for it.
+// FORMAT.md is the specification, testdata holds vectors for it.
+//
+// # Two questions
+//
+// [Parse] asks whether this is a manifest. [Manifest.Check] asks whether this product may have what is in it: set-user-id
+// programs, names that trick some file systems, links that lead out of the tree. What a product may have, its [Policy], is said by
+// the trust root of the node that asks, so the answer may differ from node to node and from day to day; Parse's never does.
 //
 // # What is promised
 //
 // [Parse] accepts a document only when every rule of the specification holds and printing it again gives the same bytes.
 // What it returns is therefore safe to lay down on a disk below a directory: every path is relative, has no "." or "..", and
-// lies below a directory that the manifest itself lists before it. It never panics, and the memory it takes is a small
-// multiple of the bytes it is given.
+// lies below a directory that the manifest itself lists before it; nothing in it can steer a terminal. It never panics, and the
+// memory it takes is a small multiple of the bytes it is given.
+//
+// After Check with the zero Policy, besides: no mode gives anybody the rights of another or lets everybody write; every path is
+// one file of its own on any file system that folds case or Unicode forms, and none is another one's name there; every symbolic
+// link, followed through whatever other links of the manifest it meets, ends inside the tree.
 //
 // # What is not promised
 //
-// Link targets are not restricted beyond their length: real trees hold absolute links and links that leave the tree. Whoever
-// lays a tree down creates links and never follows one. Names that differ only in case are allowed, since real trees have
-// them. Whether the sum of the sizes is what the announcement said is for the caller to compare, with [Manifest.TotalSize].
+// Under a Policy that allows links to lead out of the tree they may lead anywhere. Whoever lays a tree down creates links
+// and never follows one. Whether the sum of the sizes is what the announcement said is for the caller to compare, with
+// [Manifest.TotalSize].
 //
 // The package does no I/O of its own and keeps no state; values may be shared between goroutines as long as nobody changes them.
 package manifest
