@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -109,6 +110,8 @@ func (s *Session) fetchManifest(list *store.ChunkList) {
 	switch {
 	case store.IsRaw(l.cid) && l.size > store.MaxChunk:
 		s.inconsistent("a manifest of one chunk with %d bytes", l.size)
+	case !store.IsRaw(l.cid) && l.size <= store.MinChunk:
+		s.inconsistent("a manifest of several chunks with %d bytes", l.size)
 	case store.IsRaw(l.cid):
 		l.whole = s.newPiece(ref{ManifestBlob, wholeRef})
 		s.added(int(l.whole), []Piece{{Size: uint32(l.size), Key: keyOf(store.DigestOf(l.cid))}})
@@ -160,7 +163,11 @@ func (s *Session) knowManifest(blobs []manifest.Blob) {
 			if s.ctx.Err() != nil {
 				break
 			}
-			if s.cfg.Store.Has(b.CID) {
+			whole, err := s.holdsWhole(b)
+			if err != nil {
+				return func() { s.fail(err) }
+			}
+			if whole {
 				here.set(i)
 			} else if !store.IsRaw(b.CID) {
 				if list := s.knownList(b.CID, b.Size); list != nil {
@@ -170,6 +177,28 @@ func (s *Session) knowManifest(blobs []manifest.Blob) {
 		}
 		return func() { s.scanned(here, lists) }
 	})
+}
+
+// holdsWhole says whether a blob is here. When it has another size than the manifest says, the publisher or our disk is at fault:
+// the error is [ErrRelease], or the blob is taken away, to be fetched again.
+func (s *Session) holdsWhole(b manifest.Blob) (bool, error) {
+	st := s.cfg.Store
+	size, ok := st.Size(b.CID)
+	if !ok || size == b.Size {
+		return ok, nil
+	}
+	lied := false
+	if store.IsRaw(b.CID) {
+		data := make([]byte, min(size, store.MaxChunk))
+		lied = st.ReadRange(b.CID, 0, data) == nil && store.Sum(data) == store.DigestOf(b.CID)
+	} else {
+		list, _, err := st.List(b.CID)
+		lied = err == nil && list.Size != b.Size
+	}
+	if lied {
+		return false, fmt.Errorf("%w: the manifest says %d bytes of blob %v, which has %d", ErrRelease, b.Size, b.CID, size)
+	}
+	return false, st.Discard(b.CID)
 }
 
 func (s *Session) everybody() []*peer {

@@ -1,6 +1,10 @@
 package fetch
 
-import "github.com/ipfs/go-cid"
+import (
+	"github.com/ipfs/go-cid"
+
+	"satchel/store"
+)
 
 // Peer is what a fetch needs of a neighbour. The wire below it is somebody else's.
 //
@@ -40,4 +44,7 @@ type Request struct {
 	Blob   cid.Cid // of which blob
 	Offset uint64  // Bytes: where the range starts; List: 0
 	Length uint32  // Bytes: exact length, 0 to store.MaxChunk; List: an upper bound for the list's length
+
+	// Digest is the SHA-256 that the right answer has, for a Peer that looks content up by it or checks before it answers.
+	Digest store.Digest
 }

@@ -21,6 +21,7 @@ type Release struct {
 	Manifest     cid.Cid
 	ManifestSize uint64 // bytes
 	TotalSize    uint64 // bytes of all file entries
+	Recall       bool   // the content is that of an older release: the manifest has a lower (Epoch, Seq)
 }
 
 // Config is what a Session needs to know. Store and Release must be set.
@@ -34,6 +35,11 @@ type Config struct {
 
 	// Seed makes the random choices of nodes differ. Zero is a seed like any other.
 	Seed uint64
+
+	// Check is asked once about the manifest, when it is here and is the one announced. Its error ends the session, with
+	// ErrRelease, before anything that the manifest names is fetched. It is called by a goroutine that may take its time. Nil:
+	// every manifest will do.
+	Check func(*manifest.Manifest) error
 
 	// OnHave is told what became available here, for whoever watches us. An empty slice says that so much did that it is
 	// better to tell Holdings anew. It is called by the session's goroutine and must not block; it may call Holdings.
@@ -49,7 +55,7 @@ type Config struct {
 }
 
 // ErrRelease is in the chain of Run's error when the release itself is at fault: its manifest, or a chunk list, is not what
-// its announcement or its manifest says. No neighbour can help; only a newer release can.
+// its announcement or its manifest says, or Config.Check refuses it. No neighbour can help; only a newer release can.
 var ErrRelease = errors.New("the release contradicts itself")
 
 // Session fetches one release into a store. Its methods may be called from any goroutine.
@@ -81,6 +87,7 @@ type Session struct {
 	blobs    todo
 
 	jobs     []func() func() // for the pool, not handed out yet
+	busy     int             // jobs whose continuation has not run
 	pool     chan func() func()
 	working  sync.WaitGroup
 	dirty    bool
@@ -172,6 +179,7 @@ func (s *Session) loop() {
 			event()
 			s.drain()
 		case done := <-s.results:
+			s.busy--
 			done()
 		case pool <- job:
 			s.jobs[0] = nil
@@ -250,6 +258,7 @@ func (s *Session) stop() {
 // do has the pool do something that takes long; what it returns is called by the session's goroutine afterwards.
 func (s *Session) do(job func() func()) {
 	if !s.stopping {
+		s.busy++
 		s.jobs = append(s.jobs, job)
 	}
 }
@@ -258,6 +267,7 @@ func (s *Session) do(job func() func()) {
 // such things run at a time.
 func (s *Session) slowly(job func() func()) {
 	if !s.stopping {
+		s.busy++
 		s.working.Go(func() { s.results <- job() })
 	}
 }
@@ -307,11 +317,19 @@ func (s *Session) inconsistent(format string, args ...any) {
 // check compares the manifest with the announcement.
 func (s *Session) check(m *manifest.Manifest) error {
 	r := s.cfg.Release
-	if m.Product != r.Product || m.Epoch != r.Epoch || m.Seq != r.Seq {
+	same := m.Epoch == r.Epoch && m.Seq == r.Seq
+	older := m.Epoch < r.Epoch || m.Epoch == r.Epoch && m.Seq < r.Seq
+	if m.Product != r.Product || r.Recall && !older || !r.Recall && !same {
 		return fmt.Errorf("%w: the manifest is for %s %d/%d", ErrRelease, m.Product, m.Epoch, m.Seq)
 	}
 	if total := m.TotalSize(); total != r.TotalSize {
 		return fmt.Errorf("%w: the manifest has %d bytes of files, announced were %d", ErrRelease, total, r.TotalSize)
+	}
+	if s.cfg.Check == nil {
+		return nil
+	}
+	if err := s.cfg.Check(m); err != nil {
+		return fmt.Errorf("%w: %w", ErrRelease, err)
 	}
 	return nil
 }

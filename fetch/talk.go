@@ -351,13 +351,13 @@ func (s *Session) requestFor(r ref) Request {
 	l := s.large(r.blob)
 	switch {
 	case r.chunk == listRef:
-		return Request{Kind: List, Blob: l.cid, Length: uint32(store.MaxListSize(l.size))}
+		return Request{Kind: List, Blob: l.cid, Length: uint32(store.MaxListSize(l.size)), Digest: store.DigestOf(l.cid)}
 	case r.chunk == wholeRef && l != nil:
-		return Request{Kind: Bytes, Blob: l.cid, Length: uint32(l.size)}
+		return Request{Kind: Bytes, Blob: l.cid, Length: uint32(l.size), Digest: store.DigestOf(l.cid)}
 	case r.chunk == wholeRef:
 		b := s.shape.blobs[r.blob]
-		return Request{Kind: Bytes, Blob: b.CID, Length: uint32(b.Size)}
+		return Request{Kind: Bytes, Blob: b.CID, Length: uint32(b.Size), Digest: store.DigestOf(b.CID)}
 	}
 	c := l.list.Chunks[r.chunk]
-	return Request{Kind: Bytes, Blob: l.cid, Offset: c.Offset, Length: c.Size}
+	return Request{Kind: Bytes, Blob: l.cid, Offset: c.Offset, Length: c.Size, Digest: c.Digest}
 }

@@ -20,19 +20,31 @@ const (
 
 // Has says whether the whole blob is here, durable or pending.
 func (s *Store) Has(c cid.Cid) bool {
+	_, ok := s.Size(c)
+	return ok
+}
+
+// Size gives the length in bytes of a whole blob that is here, durable or pending, as its file has it.
+func (s *Store) Size(c cid.Cid) (size uint64, ok bool) {
 	if checkCID(c) != nil {
-		return false
+		return 0, false
 	}
 	s.mu.Lock()
-	_, ok := s.pending[c]
+	b, ok := s.pending[c]
 	s.mu.Unlock()
-	return ok || s.committed(c)
+	if ok {
+		return uint64(b.size), true
+	}
+	return s.committed(c)
 }
 
 // committed says whether a blob has its name. The size is looked at because it costs nothing: an emptied file is not a blob.
-func (s *Store) committed(c cid.Cid) bool {
+func (s *Store) committed(c cid.Cid) (size uint64, ok bool) {
 	fi, err := s.blobs.Lstat(blobPath(c))
-	return err == nil && fi.Mode().IsRegular() && sizeFits(c, fi.Size())
+	if err != nil || !fi.Mode().IsRegular() || !sizeFits(c, fi.Size()) {
+		return 0, false
+	}
+	return uint64(fi.Size()), true
 }
 
 func sizeFits(c cid.Cid, size int64) bool {
@@ -64,11 +76,11 @@ func (s *Store) openBlob(c cid.Cid) (*os.File, int64, error) {
 	s.mu.Unlock()
 	if ok {
 		// A blob that is gone from here by now has got its name meanwhile.
-		if f, size, err := openRegular(s.root, b.path); err == nil {
+		if f, size, err := openRegular(s.root, b.path, os.O_RDONLY); err == nil {
 			return f, size, nil
 		}
 	}
-	f, size, err := openRegular(s.blobs, blobPath(c))
+	f, size, err := openRegular(s.blobs, blobPath(c), os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, ErrNotFound
 	}
@@ -79,8 +91,8 @@ func (s *Store) openBlob(c cid.Cid) (*os.File, int64, error) {
 	return f, size, err
 }
 
-// openRegular opens a file for reading, but neither a link nor a pipe.
-func openRegular(root *os.Root, name string) (*os.File, int64, error) {
+// openRegular opens a file, but neither a link nor a pipe, for reading or, with os.O_RDWR, for writing too.
+func openRegular(root *os.Root, name string, how int) (*os.File, int64, error) {
 	was, err := root.Lstat(name)
 	if err != nil {
 		return nil, 0, err
@@ -88,7 +100,7 @@ func openRegular(root *os.Root, name string) (*os.File, int64, error) {
 	if !was.Mode().IsRegular() {
 		return nil, 0, fmt.Errorf("%s: not a regular file", name)
 	}
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|largeFile, 0)
+	f, err := root.OpenFile(name, how|unix.O_NONBLOCK|largeFile, 0)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -124,7 +136,10 @@ func (s *Store) readRange(c cid.Cid, off int64, p []byte) error {
 	s.mu.Unlock()
 	f, size, err := s.openBlob(c)
 	if errors.Is(err, ErrNotFound) && part != nil {
-		return part.readRange(off, p)
+		if err := part.readRange(off, p); !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		f, size, err = s.openBlob(c) // it may have become whole between the two
 	}
 	if err != nil {
 		return err
@@ -198,7 +213,7 @@ func (s *Store) makeVariant(c cid.Cid, name string, mode uint32) error {
 		err = cerr
 	}
 	if err == nil {
-		err = s.root.Rename(s.session+"/"+temp, "blobs/"+name)
+		err = s.replace(s.session+"/"+temp, "blobs/"+name)
 	}
 	if err != nil {
 		s.tmp.Remove(temp)

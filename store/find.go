@@ -135,7 +135,7 @@ func (s *Store) findList(c cid.Cid) (*ChunkList, []byte, error) {
 
 // readList reads a chunk list from a file and checks it.
 func readList(root *os.Root, path string, c cid.Cid) (*ChunkList, []byte, error) {
-	f, size, err := openRegular(root, path)
+	f, size, err := openRegular(root, path, os.O_RDONLY)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -169,7 +169,7 @@ func (s *Store) remakeList(c cid.Cid) (*ChunkList, []byte, error) {
 	l.Blob = c
 	if name, err := s.writeTemp("list", raw, 0o600); err == nil {
 		// Only to be quicker the next time. A list that a power cut damages is found out by its hash.
-		if s.root.Rename(s.session+"/"+name, "blobs/"+blobPath(c)+listSuffix) != nil {
+		if s.replace(s.session+"/"+name, "blobs/"+blobPath(c)+listSuffix) != nil {
 			s.tmp.Remove(name)
 		}
 	}

@@ -105,7 +105,7 @@ func (p *Partial) openFile() (*os.File, error) {
 			return nil, err
 		}
 	}
-	return root.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK|largeFile, 0o600)
+	return openOrMake(root, name)
 }
 
 // saveList keeps the chunk list of a blob that is not whole.
@@ -114,7 +114,7 @@ func (s *Store) saveList(c cid.Cid, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := s.root.Rename(s.session+"/"+name, "partial/"+c.String()+listSuffix); err != nil {
+	if err := s.replace(s.session+"/"+name, "partial/"+c.String()+listSuffix); err != nil {
 		s.tmp.Remove(name)
 		return err
 	}

@@ -53,7 +53,7 @@ func (s *Store) prune(ctx context.Context, keep []cid.Cid) (r PruneResult, err e
 		if err != nil {
 			return err
 		}
-		if err := s.blobs.Remove(f.path()); err != nil {
+		if err := s.blobs.RemoveAll(f.path()); err != nil {
 			return err
 		}
 		r.remove(f, fi)
@@ -105,7 +105,7 @@ func (s *Store) prunePartials(wanted map[cid.Cid]bool) error {
 			if !ok || wanted[c] || s.busy(c) {
 				continue
 			}
-			if err := s.root.Remove(dir + "/" + name); err != nil && !isGone(err) {
+			if err := s.root.RemoveAll(dir + "/" + name); err != nil {
 				return err
 			}
 		}

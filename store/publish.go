@@ -25,8 +25,11 @@ import (
 // PublishOptions says how a tree is published.
 type PublishOptions struct {
 	Header   manifest.Header
+	Policy   *manifest.Policy      // what the trust root allows the product; nil: whatever can be in a manifest
 	Workers  int                   // how many files are read at once; zero means two for each processor
 	Progress func(PublishProgress) // called now and then by one goroutine, and once at the end; may be nil
+
+	surveyed func() // for tests: called when the tree has been looked at, and not read yet
 }
 
 // PublishProgress says how far a publish has come.
@@ -47,6 +50,7 @@ type PublishResult struct {
 	NewBlobs, OldBlobs int    // stored by this publish; here already
 	NewBytes, OldBytes uint64 // their sizes
 	NewChunkBytes      uint64 // bytes of distinct chunks that no blob in the store had: what a holder of the rest must fetch
+	Closed             int    // files and directories that everybody may write to here, and not in the release
 }
 
 // Problem is an entry of a tree that cannot be in a release.
@@ -58,13 +62,14 @@ type Problem struct {
 // TreeError says why a tree cannot be published. It names the first entries that are at fault; the rest is counted.
 type TreeError struct {
 	Tree     string
-	Problems []Problem // at most ten, in the order of their paths
-	Total    int       // how many there are in all
+	Problems []Problem             // at most ten, in the order of their paths
+	Total    int                   // how many entries are at fault in all
+	May      []manifest.Permission // what the trust root does not allow the product, and some entries need; sorted
 }
 
 const maxProblems = 10
 
-// Error names each problem in one line.
+// Error names each problem, and what would allow it, in one line.
 func (e *TreeError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "publishing %s: ", e.Tree)
@@ -79,6 +84,17 @@ func (e *TreeError) Error() string {
 	}
 	if more := e.Total - len(e.Problems); more > 0 {
 		fmt.Fprintf(&b, "; and %d more", more)
+	}
+	for i, may := range e.May {
+		if i == 0 {
+			b.WriteString(`; the trust root can allow it, with "satchel root set ROOT --product PATTERN --may `)
+		} else {
+			b.WriteByte(',')
+		}
+		b.WriteString(string(may))
+	}
+	if len(e.May) > 0 {
+		b.WriteByte('"')
 	}
 	return b.String()
 }
@@ -101,10 +117,12 @@ type publisher struct {
 	files, dirs, links, seenFiles atomic.Int64
 	bytes, seenBytes              atomic.Uint64
 	walked                        atomic.Bool
+	closed                        int // by collect
 
 	mu       sync.Mutex
-	problems []Problem // guarded by mu; the first maxProblems by path
-	total    int       // guarded by mu
+	problems []Problem             // guarded by mu; the first maxProblems by path
+	total    int                   // guarded by mu
+	may      []manifest.Permission // guarded by mu; that some of them need
 }
 
 // Publish stores every file of a tree and the manifest that lists them, and gives the manifest's CID. When it returns, all
@@ -113,6 +131,10 @@ type publisher struct {
 // A tree with entries that cannot be in a release (pipes, sockets, devices, names that are not UTF-8, files that cannot be read or
 // change while they are read) is refused with a [*TreeError] that names them. Other errors are the disk's, among them
 // [ErrNoSpace]. Blobs that were stored before an error are left for [Store.Prune].
+//
+// With a Policy the whole tree is looked at before a file is read, and refused with a TreeError when the policy does not allow
+// it; that takes about 200 bytes of memory for each entry. Only that everybody may write to an entry, as on a USB stick, is no reason:
+// the release has it without that bit, and the result counts them. The manifest that is made always passes its Check.
 func (s *Store) Publish(ctx context.Context, tree string, options PublishOptions) (*PublishResult, error) {
 	r, err := s.publish(ctx, tree, options)
 	var te *TreeError
@@ -150,6 +172,9 @@ func (s *Store) publish(ctx context.Context, tree string, options PublishOptions
 	}
 	if err == nil && s.lostCount() != lost {
 		err = errors.New("writing the store out did not succeed; publish again")
+	}
+	if err == nil && options.Policy != nil {
+		err = p.checkAgain(tree, r.Manifest)
 	}
 	if err == nil {
 		err = s.markManifest(r.Manifest)
@@ -193,13 +218,57 @@ func (p *publisher) progress() PublishProgress {
 	}
 }
 
+// survey walks through the tree without reading a file, to find early what the policy does not allow.
+func (p *publisher) survey(ctx context.Context, tree string) error {
+	top, err := openTree(tree)
+	if err != nil {
+		return err
+	}
+	m := new(manifest.Manifest)
+	w := &walker{publisher: p, survey: m}
+	err = w.dir(ctx, top)
+	p.drop(top)
+	if err == nil {
+		err = p.judge(tree, m)
+	}
+	if p.options.surveyed != nil {
+		p.options.surveyed()
+	}
+	return err
+}
+
+// judge is a [*TreeError] when the walk met problems or the policy does not allow what is in the manifest.
+func (p *publisher) judge(tree string, m *manifest.Manifest) error {
+	var e *manifest.PolicyError
+	if errors.As(m.Check(*p.options.Policy), &e) {
+		for _, v := range e.Violations {
+			p.problem(v.Path, errors.New(v.What))
+		}
+		p.mu.Lock()
+		p.total += e.Entries - len(e.Violations)
+		p.may = e.May
+		p.mu.Unlock()
+	}
+	return p.treeError(tree)
+}
+
+// checkAgain finds what came into the tree after the survey.
+func (p *publisher) checkAgain(tree string, c cid.Cid) error {
+	m, err := p.store.Manifest(c)
+	if err != nil {
+		return err
+	}
+	return p.judge(tree, m)
+}
+
 // run reads the tree: one goroutine walks, several read files, and this one writes the manifest in the order of the walk.
 func (p *publisher) run(ctx context.Context, tree string) (*PublishResult, error) {
-	root, err := os.OpenRoot(tree)
-	if err != nil {
-		return nil, err
+	if p.options.Policy != nil {
+		if err := p.survey(ctx, tree); err != nil {
+			return nil, err
+		}
 	}
-	top, err := newTreeDir(root, "")
+	top, err := openTree(tree)
 	if err != nil {
 		return nil, err
 	}
@@ -274,6 +343,9 @@ func (p *publisher) collect(ctx context.Context, ordered <-chan *job, lines *man
 		case manifest.Symlink:
 			p.links.Add(1)
 		}
+		if j.closed {
+			p.closed++
+		}
 	}
 	return nil
 }
@@ -284,7 +356,7 @@ func (p *publisher) finish(lines *manifest.Writer, entries *os.File) (*PublishRe
 	if err != nil {
 		return nil, err
 	}
-	r := &PublishResult{TotalSize: lines.TotalSize(), Files: int(p.files.Load()), Dirs: int(p.dirs.Load()), Links: int(p.links.Load())}
+	r := &PublishResult{TotalSize: lines.TotalSize(), Files: int(p.files.Load()), Dirs: int(p.dirs.Load()), Links: int(p.links.Load()), Closed: p.closed}
 	c := p.counts
 	r.NewBlobs, r.OldBlobs = c.newBlobs, c.oldBlobs
 	r.NewBytes, r.OldBytes, r.NewChunkBytes = c.newBytes, c.oldBytes, c.newChunkBytes
@@ -382,9 +454,20 @@ func (p *publisher) readOnce(j *job, buf []byte) error {
 		return nil // it was only to be seen whether it can be opened
 	}
 	e := &j.entry
-	e.Mode, e.Size = permissions(fi), uint64(fi.Size())
+	e.Size = uint64(fi.Size())
+	e.Mode, j.closed = p.mode(fi)
 	e.Blob, err = p.ingest(f, fi, e.Mode, buf)
 	return err
+}
+
+// mode is the mode that an entry gets. What everybody may write to is closed unless the policy allows that.
+func (p *publisher) mode(fi fs.FileInfo) (mode uint32, closed bool) {
+	mode = permissions(fi)
+	closed = p.options.Policy != nil && !p.options.Policy.Setuid && mode&0o002 != 0
+	if closed {
+		mode &^= 0o002
+	}
+	return mode, closed
 }
 
 // ingest reads an open file to its end and stores its content.
@@ -444,5 +527,5 @@ func (p *publisher) treeError(tree string) error {
 	if p.total == 0 {
 		return nil
 	}
-	return &TreeError{Tree: filepath.Clean(tree), Problems: p.problems, Total: p.total}
+	return &TreeError{Tree: filepath.Clean(tree), Problems: p.problems, Total: p.total, May: p.may}
 }

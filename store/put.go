@@ -202,18 +202,31 @@ func (s *Store) rename(c cid.Cid, b pendingBlob) error {
 
 // moveTo renames, and makes the directory when it is the first blob in it.
 func (s *Store) moveTo(c cid.Cid, from, to string) error {
-	err := s.root.Rename(from, to)
+	err := s.replace(from, to)
 	if os.IsNotExist(err) {
 		if err := mkdir(s.blobs, shard(c)); err != nil {
 			return fmt.Errorf("storing blob %v: %w", c, noSpace(err))
 		}
-		err = s.root.Rename(from, to)
+		err = s.replace(from, to)
 	}
-	if os.IsNotExist(err) && s.committed(c) {
-		return nil // another process has continued the same partial blob, and finished it
+	if os.IsNotExist(err) {
+		if _, done := s.committed(c); done {
+			return nil // another process has continued the same partial blob, and finished it
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("storing blob %v: %w", c, noSpace(err))
 	}
 	return nil
+}
+
+// replace gives a file of ours the name that something else may have. A directory there is not ours, and goes.
+func (s *Store) replace(from, to string) error {
+	err := s.root.Rename(from, to)
+	if fi, lerr := s.root.Lstat(to); err != nil && lerr == nil && fi.IsDir() {
+		if err = s.root.RemoveAll(to); err == nil {
+			err = s.root.Rename(from, to)
+		}
+	}
+	return err
 }

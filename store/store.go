@@ -99,10 +99,38 @@ func (s *Store) open(dir string) (err error) {
 	if s.blobs, err = s.root.OpenRoot("blobs"); err != nil {
 		return err
 	}
+	if err := s.checkShards(); err != nil {
+		return err
+	}
 	if s.dirFile, err = s.root.Open("."); err != nil {
 		return err
 	}
 	return s.begin()
+}
+
+// checkShards refuses a store in which something else is where a directory of blobs must be: a link would be followed.
+func (s *Store) checkShards() error {
+	list, err := names(s.blobs, ".")
+	if err != nil {
+		return err
+	}
+	for _, name := range list {
+		if !isShard(name) {
+			continue
+		}
+		fi, err := s.blobs.Lstat(name)
+		if err == nil && !fi.IsDir() {
+			err = fmt.Errorf("blobs/%s is not a directory; remove it", name)
+		}
+		if err != nil && !isGone(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func isShard(name string) bool {
+	return len(name) == 2 && strings.Trim(name, "0123456789abcdef") == ""
 }
 
 // begin recovers and makes our session, under a lock, so that nobody takes our directory for that of a dead process in
@@ -139,17 +167,14 @@ func mkdir(root *os.Root, name string) error {
 	}
 	fi, err := root.Lstat(name)
 	if err == nil && !fi.IsDir() {
-		err = fmt.Errorf("%s is not a directory", name)
+		err = fmt.Errorf("%s is not a directory; remove it", name)
 	}
 	return err
 }
 
 // lockFile opens a file, making it if need be, and locks it until it is closed.
 func lockFile(root *os.Root, name string, how int) (*os.File, error) {
-	if fi, err := root.Lstat(name); err == nil && !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("locking %s: not a regular file", name)
-	}
-	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK|largeFile, 0o600)
+	f, err := openOrMake(root, name)
 	if err != nil {
 		return nil, fmt.Errorf("locking: %w", err)
 	}
@@ -158,6 +183,16 @@ func lockFile(root *os.Root, name string, how int) (*os.File, error) {
 		return nil, fmt.Errorf("locking %s: %w", name, err)
 	}
 	return f, nil
+}
+
+// openOrMake opens a file for reading and writing, neither through a link nor anything but a file. To make one is tried
+// first, since that never follows a link: [os.Root] follows those that stay inside.
+func openOrMake(root *os.Root, name string) (*os.File, error) {
+	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|largeFile, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		f, _, err = openRegular(root, name, os.O_RDWR)
+	}
+	return f, err
 }
 
 // Close writes out what is pending and gives up the store. Partial blobs must have been closed before. Closing it again does
@@ -278,7 +313,7 @@ func (s *Store) leftover(session string, e fs.DirEntry) (cid.Cid, bool) {
 	if !ok || !IsRaw(c) {
 		return cid.Undef, false
 	}
-	f, size, err := openRegular(s.root, session+"/"+e.Name())
+	f, size, err := openRegular(s.root, session+"/"+e.Name(), os.O_RDONLY)
 	if err != nil {
 		return cid.Undef, false
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/ipfs/go-cid"
@@ -669,5 +670,43 @@ func TestReadOnlyHome(t *testing.T) {
 	}
 	if _, err := store.Open(filepath.Join(dir, "store")); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("Open: %v", err)
+	}
+}
+
+// TestReadWhileItBecomesWhole reads a chunk that is here from a blob that is finished at the same moment: it is always here.
+func TestReadWhileItBecomesWhole(t *testing.T) {
+	s := open(t, t.TempDir())
+	for i := range 300 {
+		data := stream(fmt.Sprint("becomes whole", i), 100_000)
+		l := listOf(data)
+		p, err := s.Partial(l, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, c := range l.Chunks {
+			if err := p.WriteChunk(k, data[c.Offset:][:c.Size]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var done atomic.Bool
+		var reader sync.WaitGroup
+		reader.Go(func() {
+			buf := make([]byte, 10)
+			for last := false; !last; {
+				last = done.Load()
+				if err := s.ReadRange(l.Blob, 5, buf); err != nil {
+					t.Errorf("round %d: %v", i, err)
+					return
+				}
+			}
+		})
+		if err := errors.Join(p.Commit(), p.Close()); err != nil {
+			t.Error(err)
+		}
+		done.Store(true)
+		reader.Wait()
+		if t.Failed() {
+			return
+		}
 	}
 }

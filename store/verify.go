@@ -74,7 +74,7 @@ func (s *Store) verifyFile(ctx context.Context, name blobFileName, bytes *atomic
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	f, size, err := openRegular(s.blobs, name.path())
+	f, size, err := openRegular(s.blobs, name.path(), os.O_RDONLY)
 	if isGone(err) {
 		return true, nil // pruned meanwhile
 	}
@@ -134,7 +134,7 @@ func (s *Store) verifyContent(ctx context.Context, f *os.File, size int64, c cid
 // the file, and partial blobs are written to, so such a file is copied.
 func (s *Store) takeAway(f blobFileName) error {
 	if f.suffix != "" || IsRaw(f.cid) {
-		return s.blobs.Remove(f.path())
+		return s.blobs.RemoveAll(f.path())
 	}
 	path, part := "blobs/"+f.path(), partPath(f.cid)
 	fi, err := s.root.Lstat(path)
@@ -148,7 +148,7 @@ func (s *Store) takeAway(f blobFileName) error {
 	if links(fi) > 1 {
 		err = s.salvage(path, part)
 	} else {
-		err = s.root.Rename(path, part)
+		err = s.replace(path, part)
 	}
 	if err != nil && !errors.Is(noSpace(err), ErrNoSpace) {
 		// What cannot be read is of no use for anybody.
@@ -163,18 +163,15 @@ func (s *Store) takeAway(f blobFileName) error {
 // removeLarge removes a blob; its list stays where a partial blob has it.
 func (s *Store) removeLarge(f blobFileName) error {
 	list := "blobs/" + f.path() + listSuffix
-	if err := s.root.Rename(list, "partial/"+f.cid.String()+listSuffix); err != nil && !isGone(err) {
+	if err := s.replace(list, "partial/"+f.cid.String()+listSuffix); err != nil && !isGone(err) {
 		return err
 	}
-	if err := s.blobs.Remove(f.path()); err != nil && !isGone(err) {
-		return err
-	}
-	return nil
+	return s.blobs.RemoveAll(f.path())
 }
 
 // salvage copies as much of a file as can be read.
 func (s *Store) salvage(path, part string) error {
-	src, _, err := openRegular(s.root, path)
+	src, _, err := openRegular(s.root, path, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
@@ -188,7 +185,7 @@ func (s *Store) salvage(path, part string) error {
 		err = cerr
 	}
 	if err == nil {
-		err = s.root.Rename(s.session+"/"+name, part)
+		err = s.replace(s.session+"/"+name, part)
 	}
 	if err != nil {
 		s.tmp.Remove(name)
@@ -198,7 +195,7 @@ func (s *Store) salvage(path, part string) error {
 
 // Discard takes a blob that turned out to be damaged away, so that it can be stored again; see Verify.
 func (s *Store) Discard(c cid.Cid) error {
-	if !s.committed(c) {
+	if _, ok := s.committed(c); !ok {
 		return nil
 	}
 	return s.takeAway(blobFileName{cid: c})

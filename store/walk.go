@@ -15,18 +15,20 @@ import (
 // walker goes through a tree in the order of a manifest and gives out one job for each entry.
 type walker struct {
 	*publisher
-	ordered chan<- *job // every entry, in order
-	files   chan<- *job // those that must be read
+	ordered chan<- *job        // every entry, in order
+	files   chan<- *job        // those that must be read
+	survey  *manifest.Manifest // when it is set, entries go there, as far as they are known without reading
 }
 
 // job is one entry of the tree on its way into the manifest.
 type job struct {
-	entry manifest.Entry
-	skip  bool          // it has a problem, and no entry is made
-	dir   *treeDir      // of a file
-	name  string        // of a file in dir
-	info  fs.FileInfo   // of a file, as the walk saw it
-	done  chan struct{} // closed when entry is complete; nil when it was from the beginning
+	entry  manifest.Entry
+	skip   bool          // it has a problem, and no entry is made
+	closed bool          // its mode is not that of the tree; see publisher.mode
+	dir    *treeDir      // of a file
+	name   string        // of a file in dir
+	info   fs.FileInfo   // of a file, as the walk saw it
+	done   chan struct{} // closed when entry is complete; nil when it was from the beginning
 }
 
 // treeDir is an open directory of the tree. Files are opened in it by their name alone; it is closed when the walk has
@@ -36,6 +38,14 @@ type treeDir struct {
 	path   string // in the tree
 	before stamp  // when it was opened
 	refs   atomic.Int32
+}
+
+func openTree(tree string) (*treeDir, error) {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return nil, err
+	}
+	return newTreeDir(root, "")
 }
 
 func newTreeDir(root *os.Root, path string) (*treeDir, error) {
@@ -100,8 +110,13 @@ func (w *walker) entry(ctx context.Context, d *treeDir, name, path string) error
 	}
 	switch fi.Mode().Type() {
 	case 0:
-		j := &job{dir: d.hold(), name: name, info: fi, done: make(chan struct{})}
+		j := &job{name: name, info: fi, done: make(chan struct{})}
 		j.entry = manifest.Entry{Path: path, Type: manifest.File}
+		if w.survey != nil {
+			j.entry.Mode, _ = w.mode(fi)
+			return w.send(ctx, j)
+		}
+		j.dir = d.hold()
 		return w.sendFile(ctx, j)
 	case fs.ModeDir:
 		return w.subdir(ctx, d, name, path, fi)
@@ -131,7 +146,8 @@ func (w *walker) subdir(ctx context.Context, d *treeDir, name, path string, fi f
 		w.problem(path, errors.New("it is the store itself"))
 		return nil
 	}
-	j := &job{entry: manifest.Entry{Path: path, Type: manifest.Dir, Mode: permissions(fi)}}
+	j := &job{entry: manifest.Entry{Path: path, Type: manifest.Dir}}
+	j.entry.Mode, j.closed = w.mode(fi)
 	if err := w.send(ctx, j); err != nil {
 		return err
 	}
@@ -177,6 +193,10 @@ func (w *walker) sendFile(ctx context.Context, j *job) error {
 }
 
 func (w *walker) send(ctx context.Context, j *job) error {
+	if w.survey != nil {
+		w.survey.Entries = append(w.survey.Entries, j.entry)
+		return ctx.Err()
+	}
 	select {
 	case w.ordered <- j:
 		return nil

@@ -21,6 +21,9 @@ type Host struct {
 	// Claims, when set, is what the host says it holds.
 	Claims *fetch.HaveMap
 
+	// Configure, when set, may change the configuration of the session that Fetch makes.
+	Configure func(*fetch.Config)
+
 	mu       sync.Mutex
 	watchers []*Link           // guarded by mu
 	uploaded int64             // guarded by mu; bytes sent
@@ -36,7 +39,7 @@ func NewHost(name string, s *store.Store) *Host {
 
 // Fetch gives the host a session for a release. Run it with Start.
 func (h *Host) Fetch(r fetch.Release, seed uint64) {
-	h.Session = fetch.New(fetch.Config{
+	cfg := fetch.Config{
 		Store: h.Store, Release: r, Self: h.Name, Seed: seed,
 		OnHave: h.tell,
 		OnBlame: func(peer, reason string) {
@@ -44,7 +47,11 @@ func (h *Host) Fetch(r fetch.Release, seed uint64) {
 			defer h.mu.Unlock()
 			h.blamed[peer] = reason
 		},
-	})
+	}
+	if h.Configure != nil {
+		h.Configure(&cfg)
+	}
+	h.Session = fetch.New(cfg)
 	h.done = make(chan struct{})
 }
 
@@ -238,14 +245,18 @@ func (l *Link) answer(r fetch.Request) {
 	l.to.Session.Data(l.from.Name, r.ID, data)
 }
 
-// read is the true answer to a request, nil when there is none.
+// read is the true answer to a request, nil when there is none: as a server gives it, so a list not longer than asked for, and a
+// blob of one chunk only whole.
 func (h *Host) read(r fetch.Request) []byte {
 	if r.Kind == fetch.List {
 		_, raw, err := h.Store.List(r.Blob)
-		if err != nil {
+		if err != nil || len(raw) > int(r.Length) {
 			return nil
 		}
 		return raw
+	}
+	if size, ok := h.Store.Size(r.Blob); ok && store.IsRaw(r.Blob) && (r.Offset > 0 || size != uint64(r.Length)) {
+		return nil
 	}
 	data := make([]byte, r.Length)
 	if h.Store.ReadRange(r.Blob, int64(r.Offset), data) != nil {

@@ -158,20 +158,23 @@ func TestCrashAtEveryStep(t *testing.T) {
 
 // TestErrorAtEveryStep has one change after the other fail. The method that was called reports it or makes do, and what was live
 // stays live, at once and after opening again.
-func TestErrorAtEveryStep(t *testing.T) {
+func TestErrorAtEveryStep(t *testing.T) { errorAtEveryStep(t, syscall.EIO) }
+
+func errorAtEveryStep(t *testing.T, errno syscall.Errno) {
 	for n := 0; ; n++ {
 		w := newWorld(t)
 		count, failed := 0, ""
 		im, err := image.OpenHook(w.dir, func(op, path string) error {
 			if count++; count == n+1 {
 				failed = op + " " + path
-				return syscall.EIO
+				return errno
 			}
 			return noSync(op, path)
 		})
 		must(t, err)
-		w.tell(t, im, &failed, syscall.EIO)
+		w.tell(t, im, &failed, errno)
 		if failed == "" || t.Failed() {
+			t.Logf("%d places to fail", n)
 			return
 		}
 	}

@@ -42,13 +42,14 @@
 // operation below the image names one component in an open directory, never a path, creates with O_EXCL and opens with
 // O_NOFOLLOW, so that no symbolic link is ever followed, be it part of a release or laid out by somebody else. This is stricter
 // than os.Root, which follows links that stay inside. Only the path of the image directory itself and the paths that [Blobs]
-// gives are used as they come. Names found on the disk are used only when they are ids.
+// gives are used as they come. Names found on the disk are used only when they are ids. Nothing of ours
+// lies inside a tree, so no name in a release can get in our way.
 //
 // An image directory may hold other files. They are left alone, unless they have one of the names above and the wrong type:
 // then Open refuses and says what to move away.
 //
 // # What is not done here
 //
-// Whether a release may be installed is decided elsewhere, and so is when to activate it. This package says nothing about
+// Whether a release may be installed is decided elsewhere, [manifest.Manifest.Check] included, and so is when to activate it. This package says nothing about
 // free space before it is used up. It needs a file system with hard links or none at all, symbolic links, and atomic rename.
 package image

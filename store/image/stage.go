@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"satchel/store/manifest"
 )
 
@@ -18,6 +20,26 @@ import (
 //
 // What was written is not read again: that is for [Image.Verify].
 func (im *Image) Stage(ctx context.Context, r Release, m *manifest.Manifest, b Blobs, progress func(done, total int)) (Deployment, error) {
+	if m.Product != r.Product || m.Epoch != r.Epoch || m.Seq != r.Seq {
+		return Deployment{}, otherManifest(r, m)
+	}
+	return im.stageAs(ctx, r, m, b, progress)
+}
+
+// StageRecall is Stage for a release with the content of an older one: its manifest is the older one's, of the same product
+// and with a lower (epoch, seq). The tree becomes a deployment of its own, also beside that of the older release.
+func (im *Image) StageRecall(ctx context.Context, r Release, m *manifest.Manifest, b Blobs, progress func(done, total int)) (Deployment, error) {
+	if m.Product != r.Product || m.Epoch > r.Epoch || m.Epoch == r.Epoch && m.Seq >= r.Seq {
+		return Deployment{}, otherManifest(r, m)
+	}
+	return im.stageAs(ctx, r, m, b, progress)
+}
+
+func otherManifest(r Release, m *manifest.Manifest) error {
+	return fmt.Errorf("staging %s %s: manifest is of %s, epoch %d, seq %d", r.Product, r.Version, m.Product, m.Epoch, m.Seq)
+}
+
+func (im *Image) stageAs(ctx context.Context, r Release, m *manifest.Manifest, b Blobs, progress func(done, total int)) (Deployment, error) {
 	d, err := im.stage(ctx, r, m, b, progress)
 	if err != nil {
 		return Deployment{}, fmt.Errorf("staging %s %s: %w", r.Product, r.Version, err)
@@ -28,9 +50,6 @@ func (im *Image) Stage(ctx context.Context, r Release, m *manifest.Manifest, b B
 func (im *Image) stage(ctx context.Context, r Release, m *manifest.Manifest, b Blobs, progress func(done, total int)) (Deployment, error) {
 	if err := r.check(); err != nil {
 		return Deployment{}, err
-	}
-	if m.Product != r.Product || m.Epoch != r.Epoch || m.Seq != r.Seq {
-		return Deployment{}, fmt.Errorf("manifest is of %s, epoch %d, seq %d", m.Product, m.Epoch, m.Seq)
 	}
 	if err := acquire(ctx, im.building); err != nil {
 		return Deployment{}, err
@@ -73,7 +92,11 @@ func (im *Image) next(r Release) (Deployment, error) {
 // existing finds the release's deployment. One whose description was lost is trusted only after reading all of it.
 func (im *Image) existing(ctx context.Context, r Release, m *manifest.Manifest) (Deployment, bool, error) {
 	id := r.ID()
-	if ok, err := im.has(id); err != nil || !ok {
+	kind, err := im.deploy.kind(id)
+	if kind != 0 && kind != unix.S_IFDIR {
+		err = fmt.Errorf("%s is %s, where a tree must be; move it away", im.deploy.at(id), kindName(kind))
+	}
+	if err != nil || kind == 0 {
 		return Deployment{}, false, err
 	}
 	d, sound := im.load(id)
