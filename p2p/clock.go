@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"encoding/json"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -77,4 +78,10 @@ func (c *counter) save(db *state, least int64) error {
 	}
 	c.saved = c.base + at
 	return db.putJSON("meta", "count", counted{boot, at, c.saved})
+}
+
+func (n *Node) keepCount() {
+	if err := n.count.save(n.db, saveCountEvery); err != nil {
+		n.log.Warn("keeping the count of seconds", slog.Any("err", err))
+	}
 }

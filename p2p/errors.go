@@ -25,6 +25,7 @@ const (
 	CodeCorrupt   = "corrupt"   // verify found damage that could not be repaired
 	CodeConflict  = "conflict"  // e.g. an image that another product uses
 	CodeEquivocal = "equivocal" // two releases claim one number
+	CodeTooNew    = "too-new"   // needs a newer satchel
 )
 
 func (e *Error) Error() string { return e.Err.Error() }

@@ -45,9 +45,13 @@ const (
 	exchangeTimeout  = 30 * time.Second
 	maxHeads         = 10_000
 	maxRootsPerVisit = 64
-	maxCatalogFrame  = 80 << 10 // a root envelope is the largest
-	maxRefused       = 64       // documents of one visit that may fail verification before the rest is left
-	maxTimestamps    = 8        // that one visit brings
+	maxCatalogFrame  = 80 << 10  // a root envelope is the largest
+	maxRefused       = 64        // documents of one stick that may fail verification before the rest is left
+	maxTimestamps    = 8         // that one visit brings
+	maxAsked         = 1000      // products asked for in one visit
+	maxVisitBytes    = 256 << 10 // of documents that one visit brings; with as many neighbours as there may be, 32 MB
+	vainHeads        = 100       // heads that led to nothing cost one more visit
+	rootCost         = 8         // signature checks that a refused trust root is charged with
 	againAfterError  = 5 * time.Second
 	againAnyway      = 30 * time.Second
 )
@@ -112,7 +116,8 @@ func answerExchange(stream network.Stream, view *catalogView) (theirs [8]byte, e
 }
 
 func answerWants(r *bufio.Reader, w *bufio.Writer, view *catalogView) error {
-	for wants := 0; ; wants++ {
+	products, roots := 0, false
+	for {
 		typ, raw, err := readFrame(r, maxRequestFrame)
 		if err != nil {
 			return err
@@ -120,14 +125,17 @@ func answerWants(r *bufio.Reader, w *bufio.Writer, view *catalogView) error {
 		b := &body{b: raw}
 		switch typ {
 		case frameAskRoots:
-			from := b.uvarint("from")
-			for _, step := range view.roots {
-				if step.Version >= from {
-					w.Write(appendFrame(nil, frameRoot, step.Envelope))
-				}
+			if from := b.uvarint("from"); !roots {
+				answerRoots(w, view, from)
+			} else {
+				return protocolError("trust roots asked for twice")
 			}
+			roots = true
 		case frameAskProducts:
 			for b.more() {
+				if products++; products > maxHeads {
+					return protocolError("more than %d products asked for", maxHeads)
+				}
 				if env := view.envelopes[string(b.counted("product"))]; env != nil {
 					w.Write(appendFrame(nil, frameAnnouncement, env))
 				}
@@ -150,8 +158,15 @@ func answerWants(r *bufio.Reader, w *bufio.Writer, view *catalogView) error {
 		if b.err != nil {
 			return b.err
 		}
-		if wants > maxHeads {
-			return protocolError("more than %d catalog requests", maxHeads)
+	}
+}
+
+func answerRoots(w *bufio.Writer, view *catalogView, from uint64) {
+	n := 0
+	for _, step := range view.roots {
+		if step.Version >= from && n < maxRootsPerVisit {
+			w.Write(appendFrame(nil, frameRoot, step.Envelope))
+			n++
 		}
 	}
 }
@@ -183,6 +198,8 @@ type visit struct {
 	announcements [][]byte
 	evidence      []announce.Evidence
 	timestamps    [][]byte
+	asked         int  // for products
+	more          bool // there is more to bring than one visit takes
 }
 
 // askExchange asks the neighbour at the other end of stream for everything that mine lacks. Roots come first:
@@ -215,10 +232,17 @@ func askExchange(ctx context.Context, stream network.Stream, mine *catalogView) 
 	if err != nil {
 		return nil, err
 	}
+	v.more = len(want) > maxAsked
+	want = first(want, maxAsked)
+	v.asked = len(want)
 	if _, err := stream.Write(encodeWants(mine.root, v.root, want)); err != nil {
 		return nil, err
 	}
-	return v, v.readDocuments(r)
+	err = v.readDocuments(r)
+	if v.more {
+		stream.Reset() // it may still be writing
+	}
+	return v, err
 }
 
 // readHeads returns the products of which the neighbour has something that we have not.
@@ -274,19 +298,23 @@ func encodeWants(mine, theirs rootName, products []string) []byte {
 	return appendFrame(out, frameEnd)
 }
 
+// readDocuments reads the answers.
 func (v *visit) readDocuments(r *bufio.Reader) error {
-	for {
+	for bytes := 0; ; {
 		typ, raw, err := readFrame(r, maxCatalogFrame)
 		if err != nil {
 			return err
 		}
+		if bytes += len(raw); bytes > maxVisitBytes {
+			v.more = true
+			return nil
+		}
 		switch {
 		case typ == frameEnd:
 			return nil
-		case typ == frameRoot && len(v.roots) < maxRootsPerVisit:
+		case typ == frameRoot && len(v.roots) <= maxRootsPerVisit: // and a rival
 			v.roots = append(v.roots, raw)
-		case typ == frameRoot: // more at the next visit
-		case typ == frameAnnouncement && len(v.announcements) < maxHeads && len(raw) <= announce.MaxEnvelope:
+		case typ == frameAnnouncement && len(v.announcements) < v.asked && len(raw) <= announce.MaxEnvelope:
 			v.announcements = append(v.announcements, raw)
 		case typ == frameEvidence && len(v.evidence) < 64:
 			b := &body{b: raw}
@@ -314,11 +342,21 @@ type exchanges struct {
 	foreign map[peer.ID]bool       // it trusts a root that is not of our chain
 	view    *catalogView           // of the present digest
 	begun   int                    // how many
+
+	visits   *budget // exchanges, asked and answered
+	gossiped *budget // signature checks of what was gossiped
+	fetched  *budget // and of what exchanges brought
 }
 
 func newExchanges() exchanges {
 	return exchanges{running: map[peer.ID]bool{}, again: map[peer.ID]bool{}, seen: map[peer.ID][2][8]byte{},
-		next: map[peer.ID]time.Time{}, asked: map[peer.ID]time.Time{}, refused: map[peer.ID]bool{}, foreign: map[peer.ID]bool{}}
+		next: map[peer.ID]time.Time{}, asked: map[peer.ID]time.Time{}, refused: map[peer.ID]bool{}, foreign: map[peer.ID]bool{},
+		visits: newBudget(visitsOfEach, allowance{}), gossiped: newBudget(checksOfEach, checksOfAll), fetched: newBudget(checksOfEach, checksOfAll)}
+}
+
+// size is how many peers something is remembered of.
+func (ex *exchanges) size() int {
+	return max(len(ex.running), len(ex.again), len(ex.seen), len(ex.next), len(ex.asked), len(ex.refused), len(ex.foreign))
 }
 
 // forget drops what is known of a peer that left.
@@ -359,8 +397,14 @@ func (n *Node) exchange(p peer.ID, theirs *[8]byte) {
 			return
 		}
 	}
-	if n.ex.running[p] {
+	switch {
+	case !n.linked(p):
+		return
+	case n.ex.running[p]:
 		n.ex.again[p] = true
+		return
+	case !n.ex.visits.take(time.Now(), p, 1):
+		n.ex.next[p] = time.Now().Add(againAfterError)
 		return
 	}
 	n.ex.running[p] = true
@@ -380,6 +424,11 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 	if n.net == nil {
 		return
 	}
+	defer func() {
+		if !n.linked(p) { // gone meanwhile
+			n.ex.forget(p)
+		}
+	}()
 	if err != nil {
 		n.log.Debug("catalog exchange failed", slog.String("peer", p.String()), slog.Any("err", err))
 		n.ex.next[p] = time.Now().Add(againAfterError)
@@ -393,9 +442,18 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 		}
 	}
 	n.net.digest(p, v.theirs)
-	before := n.catalog.Digest()
+	before, left := n.catalog.Digest(), n.refusals[refusedBudget].Load()
 	for _, env := range v.roots {
-		switch r := n.catalog.AddRoot(env); {
+		if !n.ex.fetched.may(time.Now(), p) {
+			n.refusals.add(refusedBudget)
+			break
+		}
+		r := n.catalog.AddRoot(env)
+		if r.Checked {
+			n.ex.fetched.spend(time.Now(), p, rootCost)
+			n.refusals.add(refusedRoot)
+		}
+		switch {
 		case r.Verdict == announce.Reject:
 			n.offence(p, fmt.Errorf("sending a trust root: %s", r.Reason))
 			return
@@ -404,28 +462,51 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 		}
 	}
 	n.ex.foreign[p] = !v.same && n.catalog.Foreign(v.root.version, v.root.id)
-	// A mesh with another root on the same link sends what we refuse, and is not to blame; it costs at most so much.
-	refused := 0
+	// A mesh with another root on the same link sends what we refuse, and is not to blame.
+	if !n.ex.foreign[p] {
+		n.takeIn(p, v)
+	}
+	news := n.catalog.Digest() != before
+	if !v.more && n.refusals[refusedBudget].Load() == left { // nothing was left for a later one
+		n.ex.seen[p] = [2][8]byte{n.catalog.Digest(), v.theirs}
+	}
+	if news {
+		n.catalogChanged(true)
+	} else {
+		n.ex.visits.spend(time.Now(), p, (v.asked+vainHeads-1)/vainHeads) // it told of news and had none
+	}
+	if again || v.more && news {
+		n.exchange(p, nil)
+	}
+}
+
+// takeIn offers the catalog what a visit brought besides roots, as far as the neighbour's purse goes.
+func (n *Node) takeIn(p peer.ID, v *visit) {
 	for _, env := range v.announcements {
-		if n.learn(env, p).Verdict == announce.Reject {
-			if refused++; refused >= maxRefused {
-				break
+		if !n.ex.fetched.may(time.Now(), p) { // also what does not parse: it would make all others wait
+			n.refusals.add(refusedBudget)
+			break
+		}
+		if sa, err := announce.ParseAnnouncement(env); err != nil {
+			if n.malformed(env, err) == announce.Reject { // what is too new for us is nobody's fault
+				n.ex.fetched.spend(time.Now(), p, 1)
 			}
+		} else {
+			n.offer(sa, p, n.ex.fetched)
 		}
 	}
-	for i, e := range v.evidence {
-		if refused+i < maxRefused {
-			n.catalog.AddEvidence(e.A, e.B)
+	add := func(add func() announce.Result) {
+		if !n.ex.fetched.may(time.Now(), p) {
+			n.refusals.add(refusedBudget)
+		} else if add().Verdict == announce.Reject {
+			n.ex.fetched.spend(time.Now(), p, 2)
+			n.refusals.add(refusedSignature)
 		}
+	}
+	for _, e := range v.evidence {
+		add(func() announce.Result { return n.catalog.AddEvidence(e.A, e.B) })
 	}
 	for _, env := range v.timestamps {
-		n.catalog.AddTimestamp(n.count.now().Up, env)
-	}
-	n.ex.seen[p] = [2][8]byte{n.catalog.Digest(), v.theirs}
-	if n.catalog.Digest() != before {
-		n.catalogChanged(true)
-	}
-	if again {
-		n.exchange(p, nil)
+		add(func() announce.Result { return n.catalog.AddTimestamp(n.count.now().Up, env) })
 	}
 }

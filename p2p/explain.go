@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"satchel/announce"
 )
 
 // Explain says in sentences why this machine is, or is not, on the newest release of product; of the node as a
@@ -32,6 +34,7 @@ func explainNode(s *Status) []string {
 	} else {
 		out = append(out, fmt.Sprintf("This machine trusts version %d of a root that covers %s.", s.Root.Version, list(s.Root.Products)))
 	}
+	out = append(out, explainTrust(s)...)
 	out = append(out, explainNeighbours(s)...)
 	if len(s.Products) == 0 {
 		out = append(out, "No release is known here yet.")
@@ -48,6 +51,46 @@ func explainNode(s *Status) []string {
 		out = append(out, fmt.Sprintf("Known, and not asked for here: %s.", list(idle)))
 	}
 	return out
+}
+
+// explainTrust says what is odd about the root, the clock and the timestamps.
+func explainTrust(s *Status) (out []string) {
+	if s.Root.Rival {
+		out = append(out, "The root's keys have signed two different roots of this version: a mistake, or stolen keys. The one that came here first stays; the next version, signed by keys of both, ends it.")
+	}
+	if s.Root.RenewBy > 0 && s.Clock.State == ClockPlausible && s.Time.Unix() > s.Root.RenewBy {
+		out = append(out, "The trust root asks to be renewed since "+day(s.Root.RenewBy)+"; it goes on to count.")
+	}
+	if s.Clock.State == ClockWrong {
+		out = append(out, fmt.Sprintf("The clock of this machine says %s, which it cannot be: what is signed is of %s. Nothing that is installed depends on it.",
+			day(s.Time.Unix()), day(s.Clock.Earliest)))
+	}
+	if s.Node.TimestampErr != "" {
+		out = append(out, "This machine is to sign timestamps and could not: "+s.Node.TimestampErr+".")
+	}
+	return out
+}
+
+func day(unix int64) string { return time.Unix(unix, 0).UTC().Format("2006-01-02 15:04") + " UTC" }
+
+// explainFreshness says whether the newest release that is known here is known to be the newest there is.
+func explainFreshness(p *ProductStatus) []string {
+	f := p.Freshness
+	switch {
+	case f == nil || p.State == StateRefused:
+		return nil
+	case f.NewerSeq > 0:
+		return []string{fmt.Sprintf("It is stale: a timestamp names seq %d, which has not come here yet. It comes with the first neighbour or stick that has it.", f.NewerSeq)}
+	case f.Expired:
+		return []string{"It is stale: it has expired, and no newer one has come. It stays installed; it wakes nobody any more."}
+	case f.State == announce.Fresh.String():
+		return []string{"It is fresh: a timestamp of " + day(f.AsOf) + " knows nothing newer."}
+	case p.Newest == nil:
+		return nil
+	case f.AsOf > 0:
+		return []string{fmt.Sprintf("Whether there is a newer one is unknown: the last timestamp that has come is of %s, more than %d days ago.", day(f.AsOf), announce.FreshFor/86400)}
+	}
+	return []string{"Whether there is a newer one is unknown: no timestamp that names it has come here."}
 }
 
 func explainNeighbours(s *Status) []string {
@@ -80,7 +123,11 @@ func explainProduct(p *ProductStatus) []string {
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if p.Newest != nil {
 		say("The newest release of %s that this machine knows is %s.", p.Product, name(p.Newest))
+		if p.Newest.Recall {
+			say("It is a recall: an older release's content under a newer number.")
+		}
 	}
+	out = append(out, explainFreshness(p)...)
 	switch p.State {
 	case StateNone:
 		say("%s is followed, but no release of it is known here yet.", p.Product)
@@ -112,6 +159,9 @@ func explainProduct(p *ProductStatus) []string {
 		say("It is tried again by itself.")
 	case StateRefused:
 		say("Two different releases of %s are signed with one number. That is a mistake or a stolen key, so both are refused until the publisher makes a newer one.", p.Product)
+		for _, c := range p.Claims {
+			say("One is %s, epoch %d, manifest %s.", name(&c), c.Epoch, c.Manifest)
+		}
 	}
 	if p.Live != nil && p.State != StateActive {
 		say("Live is %s.", name(p.Live))

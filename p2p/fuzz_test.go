@@ -107,7 +107,7 @@ func FuzzExchange(f *testing.F) {
 		if want, err := readHeads(reader(data), mine); err == nil {
 			encodeWants(rootName{}, rootName{version: 1}, want)
 		}
-		v := &visit{}
+		v := &visit{asked: 2}
 		v.readDocuments(reader(data))
 		answerWants(reader(data), bufio.NewWriter(io.Discard), mine)
 	})

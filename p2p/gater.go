@@ -36,14 +36,43 @@ func newGater() *gater {
 func (g *gater) ban(p peer.ID, now time.Time) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.until) >= maxBans { // identities cost nothing: remembering all of them would be the attack
-		clear(g.until)
-		clear(g.count)
+	if _, ok := g.until[p]; !ok && len(g.until) >= maxBans { // identities cost nothing: remembering all of them would be the attack
+		g.forget()
 	}
 	d := min(firstBan<<min(g.count[p], 12), longBan)
 	g.count[p]++
 	g.until[p] = now.Add(d)
 	return d
+}
+
+// forget makes room: the ban that ends first.
+func (g *gater) forget() {
+	var first peer.ID
+	for p, until := range g.until {
+		if first == "" || until.Before(g.until[first]) {
+			first = p
+		}
+	}
+	delete(g.until, first)
+	delete(g.count, first)
+}
+
+func (g *gater) size() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.until)
+}
+
+// list is who is kept out at now.
+func (g *gater) list(now time.Time) (out []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for p, until := range g.until {
+		if now.Before(until) {
+			out = append(out, p.String())
+		}
+	}
+	return out
 }
 
 func (g *gater) banned(p peer.ID) bool {

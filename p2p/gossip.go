@@ -3,7 +3,11 @@ package p2p
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
@@ -25,20 +29,60 @@ const maxGossip = 16 << 10
 // and dialled again: after one of two duplicate connections closes, pubsub can lose a subscription for good.
 const deafAfter = 10 * time.Second
 
+// Limits that keep pubsub small on a machine with 256 MB. What is dropped over them, the exchange brings.
+const (
+	validateQueue = 64               // messages that wait for the one validator
+	outboundQueue = 64               // frames that wait for a slow neighbour: half a megabyte if 24 are slow
+	seenFor       = 30 * time.Second // ids of messages; a copy that comes later is ignored for being old
+	maxIDs        = 128              // ids in one IHAVE or IWANT
+	maxMessages   = 16               // messages in one frame: honest nodes send one
+	maxBackoff    = 600              // seconds that a PRUNE may ask for; pubsub remembers it for so long
+	maxSecond     = 64               // ids that get a second look
+	floodFrames   = 1000             // frames over budget after which a neighbour is shut out
+)
+
+// gossip is the node's place in the topic.
 type gossip struct {
+	ps    *pubsub.PubSub
 	topic *pubsub.Topic
 	sub   *pubsub.Subscription
 	since map[peer.ID]time.Time // connected but not in the topic; owned by the node's goroutine
+	score atomic.Pointer[map[peer.ID]float64]
+
+	mu     sync.Mutex // never held across a wait
+	frames *budget
+	second map[string]time.Time // by message id: until when other bytes of that id are looked at, see secondLook
 }
 
-// newGossip joins the topic. validate runs for every message that is not ours, on pubsub's goroutines.
-func newGossip(ctx context.Context, h host.Host, validate func(from peer.ID, envelope []byte) announce.Verdict) (*gossip, error) {
-	ps, err := pubsub.NewGossipSub(ctx, h,
+// ruling is what is made of a gossiped envelope.
+type ruling struct {
+	announce.Verdict
+	payload bool // it parsed, so its id is its payload's, and others may send that payload with other signatures
+	better  bool // the same payload with other signatures would be of use
+}
+
+// judge is what gossip asks of its node. Its functions are called on pubsub's goroutines.
+type judge struct {
+	rule   func(from peer.ID, envelope []byte) ruling
+	second func(from peer.ID, envelope []byte) // a copy with other signatures than one that was not good enough; must not wait
+	flood  func(from peer.ID)                  // must not wait
+	refuse func(refusal)
+}
+
+// newGossip joins the topic.
+func newGossip(ctx context.Context, h host.Host, j judge) (*gossip, error) {
+	g := &gossip{since: map[peer.ID]time.Time{}, frames: newBudget(framesOfEach, framesOfAll), second: map[string]time.Time{}}
+	var err error
+	g.ps, err = pubsub.NewGossipSub(ctx, h,
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor(),
 		pubsub.WithMessageIdFn(messageID), pubsub.WithMaxMessageSize(maxGossip), pubsub.WithFloodPublish(true),
 		pubsub.WithSubscriptionFilter(pubsub.WrapLimitSubscriptionFilter(pubsub.NewAllowlistSubscriptionFilter(topicName), 16)),
+		pubsub.WithGossipSubParams(meshParams()),
 		pubsub.WithPeerScore(scoreParams(), scoreThresholds()),
-		pubsub.WithPeerExchange(false))
+		pubsub.WithPeerScoreInspect(func(m map[peer.ID]float64) { g.score.Store(&m) }, 15*time.Second),
+		pubsub.WithPeerExchange(false), pubsub.WithSeenMessagesTTL(seenFor),
+		pubsub.WithValidateQueueSize(validateQueue), pubsub.WithValidateWorkers(1), pubsub.WithPeerOutboundQueueSize(outboundQueue),
+		pubsub.WithAppSpecificRpcInspector(func(from peer.ID, rpc *pubsub.RPC) error { return g.inspect(from, rpc, j) }))
 	if err != nil {
 		return nil, err
 	}
@@ -47,27 +91,130 @@ func newGossip(ctx context.Context, h host.Host, validate func(from peer.ID, env
 		if from == self {
 			return pubsub.ValidationAccept // verified before it was published
 		}
-		switch validate(from, m.Data) {
-		case announce.Accept:
-			return pubsub.ValidationAccept
-		case announce.Reject:
-			return pubsub.ValidationReject
-		default:
-			return pubsub.ValidationIgnore
+		return g.check(j, from, m)
+	}
+	// Inline, by one worker: the node's goroutine judges one after the other anyway.
+	if err := g.ps.RegisterTopicValidator(topicName, check, pubsub.WithValidatorInline(true)); err != nil {
+		return nil, err
+	}
+	if g.topic, err = g.ps.Join(topicName); err != nil {
+		return nil, err
+	}
+	if g.sub, err = g.topic.Subscribe(); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// check turns a ruling into pubsub's. pubsub blames everyone who sends a rejected id, so it may reject only what has an
+// id of its own: a forged signature over a true payload is the forger's fault, not that of who then brings the true one.
+func (g *gossip) check(j judge, from peer.ID, m *pubsub.Message) pubsub.ValidationResult {
+	r := j.rule(from, m.Data)
+	if r.payload && (r.better || r.Verdict == announce.Reject) {
+		g.lookAgain(messageID(m.Message), time.Now())
+	}
+	switch {
+	case r.Verdict == announce.Accept:
+		return pubsub.ValidationAccept
+	case r.Verdict == announce.Reject && r.payload:
+		g.ps.PeerFeedback(topicName, from, pubsub.PeerFeedbackInvalidMessage)
+		return pubsub.ValidationIgnore
+	case r.Verdict == announce.Reject:
+		return pubsub.ValidationReject
+	}
+	return pubsub.ValidationIgnore
+}
+
+// lookAgain notes an id of which other bytes would be of use: pubsub takes one message of an id and drops the others
+// unseen, so whoever is first with false signatures, or without the one that wakes, would silence the true one.
+func (g *gossip) lookAgain(id string, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for other, until := range g.second {
+		if now.After(until) || len(g.second) >= maxSecond {
+			delete(g.second, other)
 		}
 	}
-	if err := ps.RegisterTopicValidator(topicName, check); err != nil {
-		return nil, err
+	g.second[id] = now.Add(seenFor)
+}
+
+// secondLook reports whether m is one that pubsub will drop unseen and the node should see.
+func (g *gossip) secondLook(m *pb.Message, now time.Time) bool {
+	g.mu.Lock()
+	none := len(g.second) == 0
+	g.mu.Unlock()
+	if none || len(m.GetData()) > announce.MaxEnvelope {
+		return false
 	}
-	topic, err := ps.Join(topicName)
-	if err != nil {
-		return nil, err
+	id := messageID(m)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return now.Before(g.second[id])
+}
+
+var errFlood = errors.New("more gossip than allowed")
+
+// inspect is the first to see a frame, on pubsub's goroutine. It takes out what no honest node sends and what would
+// make pubsub remember too much.
+func (g *gossip) inspect(from peer.ID, rpc *pubsub.RPC, j judge) error {
+	now := time.Now()
+	g.mu.Lock()
+	ok := g.frames.take(now, from, 1+len(rpc.GetPublish()))
+	denied := g.frames.denied(from)
+	g.mu.Unlock()
+	if !ok {
+		if j.refuse(refusedFlood); denied == floodFrames {
+			j.flood(from)
+		}
+		return errFlood
 	}
-	sub, err := topic.Subscribe()
-	if err != nil {
-		return nil, err
+	rpc.Publish = first(rpc.Publish, maxMessages)
+	rpc.Partial, rpc.TestExtension = nil, nil
+	if c := rpc.GetControl(); c != nil {
+		trim(c)
 	}
-	return &gossip{topic: topic, sub: sub, since: map[peer.ID]time.Time{}}, nil
+	for _, m := range rpc.GetPublish() {
+		if g.secondLook(m, now) {
+			j.second(from, m.GetData())
+		}
+	}
+	return nil
+}
+
+// trim leaves of a control message what an honest node sends: there is one topic.
+func trim(c *pb.ControlMessage) {
+	c.Idontwant, c.Extensions = nil, nil
+	c.Ihave, c.Iwant = first(c.Ihave, 1), first(c.Iwant, 1)
+	c.Graft, c.Prune = first(c.Graft, 1), first(c.Prune, 1)
+	for _, x := range c.Ihave {
+		x.MessageIDs = first(x.MessageIDs, maxIDs)
+	}
+	for _, x := range c.Iwant {
+		x.MessageIDs = first(x.MessageIDs, maxIDs)
+	}
+	for _, x := range c.Prune {
+		x.Peers = nil
+		if x.GetBackoff() > maxBackoff {
+			*x.Backoff = maxBackoff
+		}
+	}
+}
+
+func first[T any](s []T, n int) []T { return s[:min(len(s), n)] }
+
+// scores are neighbours' scores, at most a quarter of a minute old.
+func (g *gossip) scores() map[peer.ID]float64 {
+	if m := g.score.Load(); m != nil {
+		return *m
+	}
+	return nil
+}
+
+// held is how many entries are kept of strangers.
+func (g *gossip) held() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.frames.peers) + len(g.second)
 }
 
 // messageID is a hash of the payload alone, so that a relay cannot make a new message out of an old one by
@@ -81,8 +228,18 @@ func messageID(m *pb.Message) string {
 	return string(sum[:20])
 }
 
-// scoreParams punish what only a broken or hostile node sends, and nothing else: laptops behind one address
-// are a classroom, silence is normal.
+// meshParams are gossipsub's own, without what one small topic has no use for and others could use against us.
+func meshParams() pubsub.GossipSubParams {
+	p := pubsub.DefaultGossipSubParams()
+	p.MaxIHaveLength = maxIDs
+	p.MaxIHaveMessages = 4
+	p.MaxIDontWantMessages = 0 // saves the second copy of large messages; there are none
+	p.IDontWantMessageThreshold = maxGossip
+	p.Connectors, p.MaxPendingConnections = 0, 0 // peer exchange is off: the node's own table decides whom to dial
+	return p
+}
+
+// scoreParams: see the package's documentation, "Gossip scores".
 func scoreParams() *pubsub.PeerScoreParams {
 	return &pubsub.PeerScoreParams{
 		SkipAtomicValidation: true,
@@ -99,12 +256,17 @@ func scoreParams() *pubsub.PeerScoreParams {
 		BehaviourPenaltyThreshold: 6,
 		DecayInterval:             time.Second,
 		DecayToZero:               0.01,
-		RetainScore:               time.Hour,
+		RetainScore:               10 * time.Minute,
+		SeenMsgTTL:                seenFor,
 	}
 }
 
+// graylisted is the score below which pubsub reads nothing more of a peer, and the node shuts it out.
+const graylisted = -400
+
 func scoreThresholds() *pubsub.PeerScoreThresholds {
-	return &pubsub.PeerScoreThresholds{SkipAtomicValidation: true, GossipThreshold: -50, PublishThreshold: -100, GraylistThreshold: -400}
+	return &pubsub.PeerScoreThresholds{SkipAtomicValidation: true, GossipThreshold: -50, PublishThreshold: -100,
+		GraylistThreshold: graylisted, AcceptPXThreshold: 1}
 }
 
 // drain keeps the subscription's buffer empty; the validator has already taken what it needs.
@@ -148,4 +310,127 @@ func (g *gossip) deaf(now time.Time, connected, joined []peer.ID) []peer.ID {
 	}
 	g.since = next
 	return deaf
+}
+
+// judge is what gossip asks of this node.
+func (n *Node) judge() judge {
+	return judge{
+		rule: n.validate,
+		second: func(from peer.ID, envelope []byte) {
+			if sa, err := announce.ParseAnnouncement(envelope); err == nil {
+				n.post(func() { n.ruleOn(from, sa, true) }) // few: gossip has its budget
+			}
+		},
+		flood:  func(from peer.ID) { n.post(func() { n.offence(from, errFlood) }) },
+		refuse: n.refusals.add,
+	}
+}
+
+// validate judges a gossiped envelope, on pubsub's goroutine. What can be said of its bytes alone is said there; the
+// node's goroutine, and in it the catalog, decides on the rest.
+func (n *Node) validate(from peer.ID, envelope []byte) ruling {
+	sa, err := announce.ParseAnnouncement(envelope)
+	if err != nil {
+		return ruling{Verdict: n.malformed(envelope, err)}
+	}
+	r := ruling{Verdict: announce.Ignore}
+	n.do(func() { r = n.ruleOn(from, sa, false) })
+	return r
+}
+
+// malformed is the verdict on an announcement that does not parse.
+func (n *Node) malformed(envelope []byte, err error) announce.Verdict {
+	v := announce.Malformed(err).Verdict
+	switch {
+	case len(envelope) > announce.MaxEnvelope:
+		n.refusals.add(refusedSize)
+	case v == announce.Ignore:
+		n.refusals.add(refusedNewer)
+	default:
+		n.refusals.add(refusedForm)
+	}
+	return v
+}
+
+// ruleOn judges a well-formed announcement that from gossiped. tell says that the neighbours will not have it from the
+// same gossip.
+func (n *Node) ruleOn(from peer.ID, sa *announce.SignedAnnouncement, tell bool) ruling {
+	before := n.catalog.Digest()
+	res := n.offer(sa, from, n.ex.gossiped)
+	if n.catalog.Digest() != before {
+		n.catalogChanged(tell)
+	}
+	if now := time.Now(); res.NeedRoot && n.linked(from) && now.Sub(n.ex.asked[from]) > time.Minute {
+		n.ex.asked[from] = now
+		n.exchange(from, nil)
+	}
+	return ruling{Verdict: res.Verdict, payload: true,
+		better: res.Verdict == announce.Accept && sa.Urgent && !n.catalog.Urgent(n.count.now(), sa.Product)}
+}
+
+// learn offers an envelope to the catalog, whatever it costs.
+func (n *Node) learn(envelope []byte, from peer.ID) announce.Result {
+	sa, err := announce.ParseAnnouncement(envelope)
+	if err != nil {
+		n.malformed(envelope, err)
+		return announce.Malformed(err)
+	}
+	return n.offer(sa, from, nil)
+}
+
+// offer offers an announcement to the catalog. Whoever sends what a signature check refuses pays for it from purse, if
+// there is one.
+func (n *Node) offer(sa *announce.SignedAnnouncement, from peer.ID, purse *budget) announce.Result {
+	if n.ex.foreign[from] { // not worth a check, and no lie
+		n.refusals.add(refusedForeign)
+		return announce.Result{Verdict: announce.Ignore, Reason: "from a mesh with another trust root"}
+	}
+	res, done := n.catalog.Glance(sa)
+	if !done {
+		now := time.Now()
+		if purse != nil && !purse.may(now, from) {
+			n.refusals.add(refusedBudget)
+			return announce.Result{Verdict: announce.Ignore, Reason: "too many announcements that were refused"}
+		}
+		if res = n.catalog.AddParsed(sa); res.Verdict != announce.Accept && purse != nil {
+			purse.spend(now, from, len(sa.Signers()))
+		}
+	}
+	switch {
+	case res.Verdict == announce.Accept && res.Announcement != nil:
+		a := res.Announcement
+		n.log.Info("new release", slog.String("product", a.Product), slog.String("version", a.Version),
+			slog.Uint64("seq", a.Seq), slog.String("from", from.String()))
+	case res.Equivocation:
+		n.log.Warn("two releases claim one number, both refused", slog.String("reason", res.Reason))
+	case res.NeedRoot:
+		n.refusals.add(refusedRoot)
+	case res.Verdict == announce.Reject:
+		n.refusals.add(refusedSignature)
+		level := slog.LevelDebug
+		if n.linked(from) && !n.ex.refused[from] {
+			n.ex.refused[from] = true
+			level = slog.LevelWarn // once a neighbour: it may speak for a whole other mesh
+		}
+		n.log.Log(context.Background(), level, "announcement refused", slog.String("peer", from.String()), slog.String("reason", res.Reason))
+	}
+	return res
+}
+
+// linked reports whether p is connected: only then is anything remembered of it.
+func (n *Node) linked(p peer.ID) bool {
+	if n.net == nil {
+		return false
+	}
+	k := n.net.table.known[p]
+	return k != nil && k.connected
+}
+
+// shutLiars cuts off whoever has sunk so low that pubsub reads nothing more of it: it would only cost.
+func (n *Node) shutLiars() {
+	for p, score := range n.net.gossip.scores() {
+		if score < graylisted && n.linked(p) && !n.net.gater.banned(p) {
+			n.offence(p, fmt.Errorf("gossip score %.0f", score))
+		}
+	}
 }

@@ -39,7 +39,8 @@ const (
 
 // newHost builds a libp2p host from its parts. libp2p.New would link every transport there is (26 MB of
 // program instead of 18) and start services that nothing here uses.
-func newHost(key crypto.PrivKey, withQUIC bool, gater *gater, userAgent string) (h host.Host, err error) {
+// medium is nil on this machine's network.
+func newHost(key crypto.PrivKey, medium Medium, withQUIC bool, gater *gater, userAgent string) (h host.Host, err error) {
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
 		return nil, err
@@ -66,7 +67,7 @@ func newHost(key crypto.PrivKey, withQUIC bool, gater *gater, userAgent string) 
 			sw.Close()
 		}
 	}()
-	if err := addTransports(sw, key, withQUIC, rm, gater); err != nil {
+	if err := addTransports(sw, key, medium, withQUIC, rm, gater); err != nil {
 		return nil, err
 	}
 	cm, err := connmgr.NewConnManager(lowNeighbours, maxNeighbours, connmgr.WithGracePeriod(20*time.Second))
@@ -88,7 +89,7 @@ func addOwnKey(ps peerstore.Peerstore, id peer.ID, key crypto.PrivKey) error {
 	return ps.AddPubKey(id, key.GetPublic())
 }
 
-func addTransports(sw *swarm.Swarm, key crypto.PrivKey, withQUIC bool, rm network.ResourceManager, gater *gater) error {
+func addTransports(sw *swarm.Swarm, key crypto.PrivKey, medium Medium, withQUIC bool, rm network.ResourceManager, gater *gater) error {
 	mux := *yamux.DefaultTransport
 	mux.MaxStreamWindowSize = streamWindow
 	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: &mux}}
@@ -99,6 +100,9 @@ func addTransports(sw *swarm.Swarm, key crypto.PrivKey, withQUIC bool, rm networ
 	up, err := upgrader.New([]sec.SecureTransport{security}, muxers, nil, rm, gater)
 	if err != nil {
 		return err
+	}
+	if medium != nil {
+		return sw.AddTransport(&mediumTransport{medium, up, rm})
 	}
 	// Without port reuse a dial gets a port of its own: two nodes that dial each other at once would otherwise
 	// meet in a simultaneous open, which fails both.
@@ -140,12 +144,19 @@ func newQUIC(key crypto.PrivKey, rm network.ResourceManager, gater *gater) (tran
 	return quic.NewTransport(key, cm, nil, gater, rm, quic.WithTLSIdentityOption(libp2ptls.WithCertTemplate(template)))
 }
 
-// lanPrefixes are the ranges that a school's laptops share. libp2p's defaults take eight connections from one
-// /56, so a whole class behind one IPv6 prefix would be turned away.
+// lanPrefixes are the ranges that a school's laptops share: new connections from one of them are counted together,
+// and a whole class that wakes at once is no attack. Each costs a 433 MHz laptop 10 to 20 ms of handshake.
 var lanPrefixes = []string{
-	"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10", "127.0.0.0/8",
-	"fc00::/7", "fe80::/10", "::1/128",
+	"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10", "fc00::/7", "fe80::/10",
 }
+
+// Connections from one place. libp2p's defaults take eight from one /56, so a whole class behind one IPv6 prefix
+// would be turned away. One laptop that pretends to be many has an IPv4 address and an IPv6 prefix, and must
+// not get every place (ConnsInbound) for itself.
+var (
+	connsFromIPv4 = []rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: 40}}
+	connsFromIPv6 = []rcmgr.ConnLimitPerSubnet{{PrefixLength: 64, ConnCount: 48}}
+)
 
 // newResourceManager bounds what all strangers together can take: 64 MB, so that a 256 MB machine keeps running.
 func newResourceManager() (network.ResourceManager, error) {
@@ -158,22 +169,15 @@ func newResourceManager() (network.ResourceManager, error) {
 			StreamsInbound: 24, StreamsOutbound: 24, Memory: 20 << 20},
 	}
 	limits := conf.Build(rcmgr.DefaultLimits.Scale(64<<20, 256))
-	var v4, v6 []rcmgr.NetworkPrefixLimit
-	var rates []rate.PrefixLimit
+	loop4, loop6 := netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128") // this machine's own nodes
+	own := rate.Limit{RPS: 50, Burst: 200}
+	rates := []rate.PrefixLimit{{Prefix: loop4, Limit: own}, {Prefix: loop6, Limit: own}}
 	for _, s := range lanPrefixes {
-		p := netip.MustParsePrefix(s)
-		limit := rcmgr.NetworkPrefixLimit{Network: p, ConnCount: 128}
-		rates = append(rates, rate.PrefixLimit{Prefix: p, Limit: rate.Limit{RPS: 50, Burst: 200}})
-		if p.Addr().Is4() {
-			v4 = append(v4, limit)
-		} else {
-			v6 = append(v6, limit)
-		}
+		rates = append(rates, rate.PrefixLimit{Prefix: netip.MustParsePrefix(s), Limit: rate.Limit{RPS: 10, Burst: 200}})
 	}
 	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits), rcmgr.WithMetricsDisabled(),
-		rcmgr.WithNetworkPrefixLimit(v4, v6),
-		rcmgr.WithLimitPerSubnet([]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: 32}},
-			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 64, ConnCount: 64}}),
+		rcmgr.WithNetworkPrefixLimit([]rcmgr.NetworkPrefixLimit{{Network: loop4, ConnCount: 128}}, []rcmgr.NetworkPrefixLimit{{Network: loop6, ConnCount: 128}}),
+		rcmgr.WithLimitPerSubnet(connsFromIPv4, connsFromIPv6),
 		rcmgr.WithConnRateLimiters(&rate.Limiter{
 			NetworkPrefixLimits: rates,
 			SubnetRateLimiter: rate.SubnetLimiter{

@@ -125,7 +125,7 @@ func stranger(t *testing.T, target string, serve func(network.Stream)) host.Host
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := newHost(key, false, newGater(), "stranger")
+	h, err := newHost(key, nil, false, newGater(), "stranger")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -368,12 +368,12 @@ func TestHostileRequesters(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Write(appendFrame(nil, frameWant, want(7, 2, 5)))
-	s.Write(appendFrame(nil, frameWant, want(8, 1, 2)))
+	s.Write(appendFrame(nil, frameWant, want(8, 0, 3)))
 	r := bufio.NewReader(s)
 	if typ, b, err := readFrame(r, maxReplyFrame); err != nil || typ != frameGone || b[0] != 7 {
 		t.Errorf("range outside: frame %d %x, %v", typ, b, err)
 	}
-	if typ, b, err := readFrame(r, maxReplyFrame); err != nil || typ != frameData || string(b[1:]) != "bc" {
+	if typ, b, err := readFrame(r, maxReplyFrame); err != nil || typ != frameData || string(b[1:]) != "abc" {
 		t.Errorf("range inside: frame %d %x, %v", typ, b, err)
 	}
 }
@@ -567,7 +567,7 @@ func TestNewerRootIsAskedForOnce(t *testing.T) {
 	before := 0
 	a.do(func() { before = a.ex.begun })
 	for range 100 {
-		if v := a.validate(b.id, env); v != announce.Ignore {
+		if v := a.validate(b.id, env).Verdict; v != announce.Ignore {
 			t.Fatalf("verdict %v", v)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"satchel/fetch"
 	"satchel/store"
 	"satchel/store/image"
+	"satchel/store/manifest"
 )
 
 // line is one product that this node follows or carries. Owned by the node's goroutine; its job runs beside.
@@ -202,14 +203,17 @@ func (n *Node) advance(l *line) {
 			l.cancelJob() // something newer: what is on disk already is kept
 		}
 	case waiting || n.pruning:
+	case target.MinUpdater > formatLevel:
+		n.failLine(l, target.Manifest, fail(CodeTooNew, "update satchel on this machine first",
+			fmt.Errorf("%s %s needs a satchel that installs format %d; this one installs %d", l.product, target.Version, target.MinUpdater, formatLevel)))
 	case !n.db.complete(target.Manifest):
-		if n.net != nil && len(n.sessions) < maxFetches {
+		if n.canFetch(target.Manifest) && len(n.sessions) < maxFetches {
 			n.startFetch(l, target)
 		}
 	case l.dir == "":
 		l.calm()
 	default:
-		if _, ok := deployed(l.img, target.Manifest); ok {
+		if _, ok := deployed(l.img, &target); ok {
 			l.calm()
 		} else {
 			n.startStage(l, target)
@@ -217,13 +221,18 @@ func (n *Node) advance(l *line) {
 	}
 }
 
-func deployed(img *image.Image, m cid.Cid) (image.Deployment, bool) {
+// isRelease reports whether d is what a announces: a recall is another deployment of the same manifest.
+func isRelease(d image.Deployment, a *announce.Announcement) bool {
+	return d.Release.Manifest == a.Manifest && d.Release.Epoch == a.Epoch && d.Release.Seq == a.Seq
+}
+
+func deployed(img *image.Image, a *announce.Announcement) (image.Deployment, bool) {
 	all, err := img.List()
 	if err != nil {
 		return image.Deployment{}, false
 	}
 	for _, d := range all {
-		if d.Release.Manifest == m {
+		if isRelease(d, a) {
 			return d, true
 		}
 	}
@@ -298,8 +307,10 @@ func (n *Node) startFetch(l *line, target announce.Announcement) {
 	if n.sessions[m] != nil { // the very same content is under way for somebody else; its end comes back here
 		return
 	}
+	may := n.policy(l.product)
 	s := n.beginSession(fetch.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq, Manifest: m,
-		ManifestSize: target.ManifestSize, TotalSize: target.TotalSize})
+		ManifestSize: target.ManifestSize, TotalSize: target.TotalSize, Recall: target.Recall},
+		func(m *manifest.Manifest) error { return m.Check(may) })
 	n.log.Info("fetching", slog.String("product", l.product), slog.String("version", target.Version), slog.Uint64("seq", target.Seq))
 	n.startJob(l, &job{target: target, state: StateFetching, session: s}, func(ctx context.Context) error {
 		return fetchError(n.cfg.Home, s.Run(ctx))
@@ -317,19 +328,28 @@ func (n *Node) startFetch(l *line, target announce.Announcement) {
 	})
 }
 
-// beginSession makes a fetch that all neighbours know of. It must be run, and then ended.
-func (n *Node) beginSession(r fetch.Release) *fetch.Session {
-	srv, m := n.net.server, r.Manifest
+// beginSession makes a fetch that all neighbours know of. It must be run, and then ended. check judges its manifest; nil: it was
+// judged before.
+func (n *Node) beginSession(r fetch.Release, check func(*manifest.Manifest) error) *fetch.Session {
+	m := r.Manifest
+	news := func(cid.Cid, []fetch.Have, bool) {}
+	if n.net != nil {
+		news = n.net.server.news
+	}
 	s := fetch.New(fetch.Config{Store: n.store, Self: n.id.String(), Seed: maphash.String(maphash.MakeSeed(), m.String()), Log: n.log, Release: r,
-		OnHave:  func(h []fetch.Have) { srv.news(m, h, len(h) == 0) }, // none: so many that the whole map is shorter
+		Check:   check,
+		OnHave:  func(h []fetch.Have) { news(m, h, len(h) == 0) }, // none: so many that the whole map is shorter
 		OnBlame: func(peer, reason string) { n.post(func() { n.blame(peer, reason) }) },
 	})
 	n.sessions[m] = s
-	for p, k := range n.net.table.known {
-		if k.connected {
-			n.openAsker(p)
+	if n.net != nil {
+		for p, k := range n.net.table.known {
+			if k.connected {
+				n.openAsker(p)
+			}
 		}
 	}
+	n.tellSticks(s)
 	return s
 }
 
@@ -354,6 +374,8 @@ func (n *Node) endSession(m cid.Cid, err error) error {
 // fetchError adds what to do about a disk that takes no more.
 func fetchError(home string, err error) error {
 	switch {
+	case errors.As(err, new(*manifest.PolicyError)):
+		return policyError(err)
 	case errors.Is(err, store.ErrNoSpace), errors.Is(err, syscall.ENOSPC):
 		return fail(CodeNoSpace, `make room on the disk of `+home+`, for example with "satchel prune"; what is here is kept, and the fetch goes on by itself`, err)
 	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES):
@@ -362,12 +384,17 @@ func fetchError(home string, err error) error {
 	return err
 }
 
+// policyError adds what to do about files that the trust root does not allow.
+func policyError(err error) error {
+	return fail(CodeRefused, `its publisher changes the tree, or the holders of the root's keys allow it with "satchel root set"`, err)
+}
+
 // startStage lays the release's tree down beside the live one.
 func (n *Node) startStage(l *line, target announce.Announcement) {
-	img := l.img
+	img, may := l.img, n.policy(l.product)
 	n.use(img)
 	n.startJob(l, &job{target: target, state: StateStaging}, func(ctx context.Context) error {
-		return n.stage(ctx, img, target)
+		return n.stage(ctx, img, target, may)
 	}, func(err error) {
 		n.unuse(img)
 		switch {
@@ -382,12 +409,19 @@ func (n *Node) startStage(l *line, target announce.Announcement) {
 	})
 }
 
-func (n *Node) stage(ctx context.Context, img *image.Image, target announce.Announcement) error {
+func (n *Node) stage(ctx context.Context, img *image.Image, target announce.Announcement, may manifest.Policy) error {
 	m, err := n.store.Manifest(target.Manifest)
 	if err != nil {
 		return fmt.Errorf("reading the manifest: %w", err)
 	}
-	_, err = img.Stage(ctx, image.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq,
+	if err := m.Check(may); err != nil { // it may have come before the root changed
+		return policyError(err)
+	}
+	stage := img.Stage
+	if target.Recall {
+		stage = img.StageRecall
+	}
+	_, err = stage(ctx, image.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq,
 		Version: target.Version, Manifest: target.Manifest}, m, n.store, nil)
 	if errors.Is(err, syscall.ENOSPC) {
 		return fail(CodeNoSpace, `make room, for example with "satchel prune"; staging goes on by itself`, err)

@@ -29,6 +29,7 @@ type known struct {
 	addrs      map[string]time.Time
 	configured bool
 	connected  bool
+	chosen     bool // it was dialled from here
 	dialling   bool
 	proved     bool // this connection has carried an exchange: only now it is one
 	reached    bool // once it was proved, now or in an earlier run
@@ -39,6 +40,7 @@ type known struct {
 
 const (
 	wantNeighbours   = 12 // dial no more than this many by ourselves; configured peers always
+	wantChosen       = 4  // dial as many, however many strangers have dialled us: they may all be one
 	maxKnown         = 512
 	maxAddrs         = 8
 	maxDials         = 8
@@ -129,7 +131,7 @@ func (t *table) configure(info peer.AddrInfo, now time.Time) {
 
 func (t *table) up(p peer.ID, addr ma.Multiaddr, outbound bool, now time.Time) {
 	k := t.get(p, "incoming", now)
-	k.connected, k.dialling, k.proved, k.lastSeen = true, false, false, now
+	k.connected, k.dialling, k.proved, k.lastSeen, k.chosen = true, false, false, now, outbound
 	if outbound { // an incoming connection's port is not where the peer listens
 		k.add(addr, now)
 	}
@@ -185,10 +187,13 @@ func (t *table) hurry(now time.Time) {
 
 // dials returns whom to dial now, marked as dialling, and when to ask again.
 func (t *table) dials(now time.Time) (due []peer.AddrInfo, next time.Time) {
-	connected, dialling := 0, 0
+	connected, chosen, dialling := 0, 0, 0
 	for _, k := range t.known {
 		if k.connected {
 			connected++
+			if k.chosen {
+				chosen++
+			}
 		}
 		if k.dialling {
 			dialling++
@@ -205,7 +210,8 @@ func (t *table) dials(now time.Time) (due []peer.AddrInfo, next time.Time) {
 			}
 			continue
 		}
-		if dialling >= maxDials || (connected+dialling >= wantNeighbours && !k.configured) {
+		enough := connected+dialling >= wantNeighbours && chosen+dialling >= wantChosen
+		if dialling >= maxDials || (enough && !k.configured) {
 			if t := now.Add(time.Second); t.Before(next) {
 				next = t
 			}

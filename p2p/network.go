@@ -366,6 +366,9 @@ func (n *Node) connected(p peer.ID, addr ma.Multiaddr, outbound bool) {
 		return
 	}
 	r.began[p] = now
+	if k := r.table.known[p]; k.chosen || k.configured { // strangers must not crowd it out
+		r.host.ConnManager().Protect(p, "chosen")
+	}
 	n.log.Info("neighbour connected", slog.String("peer", p.String()), slog.String("addr", addr.String()))
 	delete(n.ex.seen, p)
 	n.exchange(p, nil)
@@ -382,6 +385,7 @@ func (n *Node) disconnected(p peer.ID) {
 	n.ex.forget(p)
 	delete(r.digests, p)
 	delete(r.began, p)
+	r.host.ConnManager().Unprotect(p, "chosen")
 	n.log.Info("neighbour gone", slog.String("peer", p.String()))
 	n.touch()
 	n.dial()
@@ -516,6 +520,7 @@ func (n *Node) offence(p peer.ID, why error) {
 	if r == nil {
 		return
 	}
+	n.refusals.add(refusedProtocol)
 	d := r.gater.ban(p, time.Now())
 	n.log.Warn("neighbour shut out", slog.String("peer", p.String()), slog.Duration("for", d), slog.Any("err", why))
 	n.spawn(func(context.Context) { r.host.Network().ClosePeer(p) })
@@ -545,6 +550,7 @@ func (n *Node) rounds() {
 		n.resume()
 	}
 	n.looked = now
+	n.stamp()
 	var peers []peer.ID
 	for p, k := range r.table.known {
 		if !k.connected {
@@ -568,6 +574,7 @@ func (n *Node) rounds() {
 			a.stream.Reset()
 		}
 	}
+	n.shutLiars()
 	if err := n.writeAddrs(); err != nil {
 		n.log.Warn("writing HOME/addrs", slog.Any("err", err))
 	}

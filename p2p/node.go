@@ -32,6 +32,9 @@ type Config struct {
 	Version     string       // shown in status
 	Log         *slog.Logger // nil: silent
 	Clock       Clock        // nil: the machine's
+
+	TimestampKeys  []announce.PrivateKey // sign timestamps with them; none: sign none
+	TimestampEvery time.Duration         // how often; 0: once an hour
 }
 
 // Node is one satchel: a home, and while Run runs, a place in the mesh. All methods may be called from any
@@ -52,9 +55,13 @@ type Node struct {
 	wg    sync.WaitGroup
 	ended chan struct{}
 
+	refusals tally
+
 	// Owned by the node's goroutine.
 	catalog   *announce.Catalog
 	count     *counter
+	nextStamp int64 // when the next timestamp is due, by count
+	stampErr  error // why the last timestamp was not signed
 	lines     map[string]*line
 	carries   map[string]bool
 	sessions  map[cid.Cid]*fetch.Session
@@ -66,6 +73,7 @@ type Node struct {
 	dirty     bool
 	pruning   bool
 	prunes    int                      // how often Prune has begun
+	sticks    map[string]*plugged      // by name
 	users     map[*image.Image]int     // who works on an image beside the node's goroutine
 	closing   map[string]*closingImage // by directory: given up, closed when its users are done
 	usage     StoreStatus
@@ -88,7 +96,7 @@ func Open(cfg Config) (n *Node, err error) {
 	}
 	n = &Node{cfg: cfg, log: log, lock: lock, began: time.Now(), lines: map[string]*line{}, carries: map[string]bool{},
 		sessions: map[cid.Cid]*fetch.Session{}, changed: make(chan struct{}),
-		users: map[*image.Image]int{}, closing: map[string]*closingImage{}, ended: make(chan struct{})}
+		sticks: map[string]*plugged{}, users: map[*image.Image]int{}, closing: map[string]*closingImage{}, ended: make(chan struct{})}
 	n.ex = newExchanges()
 	defer func() {
 		if err != nil {
@@ -138,9 +146,11 @@ func (n *Node) loop() {
 	defer close(n.ended)
 	rounds := time.NewTicker(2 * time.Second)
 	defer rounds.Stop()
-	shown := time.NewTicker(100 * time.Millisecond)
-	defer shown.Stop()
+	var shown <-chan time.Time // runs while there is something to show: an idle node sleeps
 	for {
+		if shown == nil && (n.dirty || len(n.sessions) > 0) {
+			shown = time.After(100 * time.Millisecond)
+		}
 		select {
 		case <-n.queue.ready:
 			for _, f := range n.queue.take() {
@@ -151,12 +161,11 @@ func (n *Node) loop() {
 		case <-rounds.C:
 			n.rounds()
 			n.retryLines()
-		case <-shown.C:
-			if n.dirty || len(n.sessions) > 0 {
-				n.dirty = false
-				close(n.changed)
-				n.changed = make(chan struct{})
-			}
+			n.keepCount()
+		case <-shown:
+			shown, n.dirty = nil, false
+			close(n.changed)
+			n.changed = make(chan struct{})
 		case <-n.ctx.Done():
 			for _, f := range n.queue.close() { // nobody may wait for ever
 				f()
@@ -170,8 +179,16 @@ func (n *Node) loop() {
 type mailbox struct {
 	mu     sync.Mutex
 	items  []func()
+	most   int // of items, ever
 	closed bool
 	ready  chan struct{}
+}
+
+// peak is the most that was ever waiting.
+func (m *mailbox) peak() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.most
 }
 
 func (m *mailbox) init() { m.ready = make(chan struct{}, 1) }
@@ -183,6 +200,7 @@ func (m *mailbox) put(f func()) bool {
 		return false
 	}
 	m.items = append(m.items, f)
+	m.most = max(m.most, len(m.items))
 	m.mu.Unlock()
 	select {
 	case m.ready <- struct{}{}:
@@ -328,7 +346,7 @@ func (n *Node) startNetwork(ctx context.Context) (*running, error) {
 	r.server.holdings, r.server.sent = n.holdings, r.sentTo
 	r.server.offence = func(p peer.ID, err error) { n.post(func() { n.offence(p, err) }) }
 	r.server.watched = func(p peer.ID, m cid.Cid) {
-		n.post(func() {
+		n.do(func() { // not post: who watches again and again waits each time
 			if a := r.askers[p]; a != nil && n.net == r {
 				n.spawn(func(context.Context) { a.join(m) })
 			}
@@ -337,7 +355,7 @@ func (n *Node) startNetwork(ctx context.Context) (*running, error) {
 	h.SetStreamHandler(protoBlobs, func(s network.Stream) { r.server.handle(ctx, s) })
 	h.SetStreamHandler(protoCatalog, n.answer)
 	h.Network().Notify(n.notifee())
-	if r.gossip, err = newGossip(ctx, h, n.validate); err != nil {
+	if r.gossip, err = newGossip(ctx, h, n.judge()); err != nil {
 		h.Close()
 		return nil, fmt.Errorf("joining the topic: %w", err)
 	}
@@ -350,6 +368,7 @@ func (n *Node) join(r *running, peers []peer.AddrInfo) error {
 	if err := n.listen(r.host); err != nil {
 		return err
 	}
+	n.nextStamp = n.count.now().Up + stampPatience
 	now := time.Now()
 	var stale []string
 	n.db.all("peers", func(id string, text []byte) {
@@ -426,12 +445,16 @@ func (n *Node) networkChanged() {
 // answer serves one catalog exchange.
 func (n *Node) answer(stream network.Stream) {
 	var view *catalogView
-	n.do(func() { view = n.view() })
+	p := stream.Conn().RemotePeer()
+	n.do(func() {
+		if n.net != nil && n.ex.visits.take(time.Now(), p, 1) {
+			view = n.view()
+		}
+	})
 	if view == nil {
 		stream.Reset()
 		return
 	}
-	p := stream.Conn().RemotePeer()
 	theirs, err := answerExchange(stream, view)
 	if err != nil {
 		stream.Reset()
@@ -462,48 +485,6 @@ func (n *Node) view() *catalogView {
 	}
 	n.ex.view = v
 	return v
-}
-
-// validate judges a gossiped envelope, on pubsub's goroutine.
-func (n *Node) validate(from peer.ID, envelope []byte) (v announce.Verdict) {
-	if len(envelope) > announce.MaxEnvelope {
-		return announce.Reject
-	}
-	v = announce.Ignore
-	n.do(func() {
-		before := n.catalog.Digest()
-		res := n.learn(envelope, from)
-		v = res.Verdict
-		if n.catalog.Digest() != before {
-			n.catalogChanged(false) // the neighbours have it from the same gossip
-		}
-		if now := time.Now(); res.NeedRoot && n.net != nil && now.Sub(n.ex.asked[from]) > time.Minute {
-			n.ex.asked[from] = now
-			n.exchange(from, nil)
-		}
-	})
-	return v
-}
-
-// learn offers an envelope to the catalog.
-func (n *Node) learn(envelope []byte, from peer.ID) announce.Result {
-	res := n.catalog.Add(envelope)
-	switch {
-	case res.Verdict == announce.Accept && res.Announcement != nil:
-		a := res.Announcement
-		n.log.Info("new release", slog.String("product", a.Product), slog.String("version", a.Version),
-			slog.Uint64("seq", a.Seq), slog.String("from", from.String()))
-	case res.Equivocation:
-		n.log.Warn("two releases claim one number, both refused", slog.String("reason", res.Reason))
-	case res.Verdict == announce.Reject:
-		level := slog.LevelDebug
-		if !n.ex.refused[from] && from != "" {
-			n.ex.refused[from] = true
-			level = slog.LevelWarn // once a neighbour: it may speak for a whole other mesh
-		}
-		n.log.Log(context.Background(), level, "announcement refused", slog.String("peer", from.String()), slog.String("reason", res.Reason))
-	}
-	return res
 }
 
 // catalogChanged keeps what is new, and tells the neighbours when they may not know it yet.

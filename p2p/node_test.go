@@ -44,8 +44,9 @@ func rootOf(t *testing.T, key announce.PrivateKey, version uint64) []byte {
 	id := []announce.KeyID{key.Public().ID()}
 	role := announce.RoleRule{Keys: id, Threshold: 1}
 	r := announce.Root{Version: version, Keys: []announce.PublicKey{key.Public()},
-		Roles:    map[announce.Role]announce.RoleRule{announce.RoleRoot: role, announce.RoleTimestamp: role, announce.RoleWake: role},
-		Products: []announce.ProductRule{{Pattern: "*", Epoch: 1, Keys: id, Threshold: 1, Class: announce.ClassContent, MayWake: true}}}
+		Roles: map[announce.Role]announce.RoleRule{announce.RoleRoot: role, announce.RoleTimestamp: role, announce.RoleWake: role},
+		Products: []announce.ProductRule{{Pattern: "*", Epoch: 1, Keys: id, Threshold: 1, Class: announce.ClassContent, MayWake: true,
+			MaySetuid: true, MayNames: true, MayLinkOut: true}}}
 	env, err := r.Sign(key)
 	if err != nil {
 		t.Fatal(err)
@@ -64,11 +65,18 @@ type laptop struct {
 
 func (m *mesh) open(home string, peers ...string) *laptop {
 	m.t.Helper()
-	var log *slog.Logger
+	return m.openAs(p2p.Config{Home: home, Peers: peers})
+}
+
+// openAs opens a node that is odd in some way.
+func (m *mesh) openAs(cfg p2p.Config) *laptop {
+	m.t.Helper()
+	home := cfg.Home
 	if testing.Verbose() {
-		log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", filepath.Base(home))
+		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", filepath.Base(home))
 	}
-	n, err := p2p.Open(p2p.Config{Home: home, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Peers: peers, NoDiscovery: true, Log: log})
+	cfg.Listen, cfg.NoDiscovery = []string{"/ip4/127.0.0.1/tcp/0"}, true
+	n, err := p2p.Open(cfg)
 	if err != nil {
 		m.t.Fatal(err)
 	}

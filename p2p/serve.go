@@ -53,7 +53,7 @@ type server struct {
 	holdings func(manifest cid.Cid) fetch.HaveMap
 	sent     func(p peer.ID, n int)
 	offence  func(p peer.ID, err error)
-	watched  func(p peer.ID, manifest cid.Cid) // p fetches this, too
+	watched  func(p peer.ID, manifest cid.Cid) // p fetches this, too; called without a lock, may wait
 	log      *slog.Logger
 	bufs     sync.Pool
 
@@ -125,6 +125,12 @@ func (s *server) handle(ctx context.Context, stream network.Stream) {
 // maxStreams is how many streams of requests one peer may have here: one, and one that is on its way out. Each
 // can hold a buffer for as long as a slow reader is waited for.
 const maxStreams = 2
+
+func (s *server) size() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.streams)
+}
 
 func (s *server) admit(v *served) bool {
 	s.mu.Lock()
@@ -214,16 +220,21 @@ func (v *served) accept(typ byte, b *body) error {
 
 func (v *served) acceptWatch(c cid.Cid, on bool) error {
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	if !on {
+	n := len(v.watches)
+	_, old := v.watches[c]
+	switch {
+	case !on:
 		delete(v.watches, c)
-		return nil
+	case old || n < maxWatches:
+		v.watches[c] = &watch{whole: true, due: time.Now()}
 	}
-	if len(v.watches) >= maxWatches && v.watches[c] == nil {
+	v.mu.Unlock()
+	if on && !old && n >= maxWatches {
 		return protocolError("more than %d manifests watched", maxWatches)
 	}
-	v.watches[c] = &watch{whole: true, due: time.Now()}
-	v.srv.watched(v.peer, c)
+	if on {
+		v.srv.watched(v.peer, c)
+	}
 	return nil
 }
 
@@ -403,11 +414,20 @@ func (v *served) reply(out []byte, q request) ([]byte, error) {
 	out = append(append(out, frameData), id...)
 	at := len(out)
 	out = append(out, make([]byte, q.length)...)
-	if err := v.srv.store.ReadRange(q.blob, int64(q.offset), out[at:]); err != nil {
+	if err := v.srv.read(q, out[at:]); err != nil {
 		return appendFrame(out[:head], frameGone, id), nil
 	}
 	v.srv.sent(v.peer, int(q.length))
 	return out, nil
+}
+
+// read fills p with what q asks for. A blob of one chunk is given whole or not at all: to somebody whom a publisher told a
+// wrong size, a part of it would be wrong bytes, and ours the fault.
+func (s *server) read(q request, p []byte) error {
+	if size, ok := s.store.Size(q.blob); ok && store.IsRaw(q.blob) && (q.offset != 0 || size != uint64(len(p))) {
+		return store.ErrRange
+	}
+	return s.store.ReadRange(q.blob, int64(q.offset), p)
 }
 
 func (v *served) replyList(out []byte, q request) ([]byte, error) {

@@ -33,12 +33,13 @@ import (
 //	fetches    product → the last finished fetch, as FetchStatus
 //	peers      node id → addresses and when it was last seen
 //	published  product → "": it was announced from this home, which keeps its newest release
+//	history    product, epoch and seq of what was announced from this home → manifest CID
 //	meta       "port" → the port of the last run, "count" → the seconds that the home has counted
 type state struct {
 	db *bolt.DB
 }
 
-var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps"}
+var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps", "history"}
 
 func openState(home string) (*state, error) {
 	db, err := bolt.Open(filepath.Join(home, "state.db"), 0o600, &bolt.Options{Timeout: 2 * time.Second})

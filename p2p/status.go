@@ -16,6 +16,7 @@ type Status struct {
 	Neighbours []Neighbour     `json:"neighbours"`
 	Products   []ProductStatus `json:"products"`
 	Store      StoreStatus     `json:"store"`
+	Clock      ClockStatus     `json:"clock"`
 }
 
 // NodeStatus is who this node is and what it has moved since it started.
@@ -29,13 +30,39 @@ type NodeStatus struct {
 	BytesSent     uint64   `json:"bytes_sent"`     // content served to neighbours
 	BytesReceived uint64   `json:"bytes_received"` // content fetched from neighbours, duplicates too
 	Discovery     bool     `json:"discovery"`      // looks for neighbours by beacon
+	Timestamps    bool     `json:"timestamps"`     // signs timestamps
+	TimestampErr  string   `json:"timestamp_error,omitempty"`
 }
 
 // RootStatus is the trust root this home believes; Version 0 is none.
 type RootStatus struct {
 	Version  uint64   `json:"version"`
 	Keys     int      `json:"keys"`
-	Products []string `json:"products"` // name patterns
+	Products []string `json:"products"`           // name patterns
+	RenewBy  int64    `json:"renew_by,omitempty"` // unix seconds; people are warned after it
+	Rival    bool     `json:"rival,omitempty"`    // the root keys signed another root of this version, too
+}
+
+// ClockStatus is how this machine's clock stands to what is signed. Nothing that is installed depends on it.
+type ClockStatus struct {
+	State    string `json:"state"`    // plausible, wrong or unproved
+	Earliest int64  `json:"earliest"` // unix seconds: it cannot be earlier; 0: nothing says
+}
+
+// The states of a clock.
+const (
+	ClockPlausible = "plausible" // not before what is signed, and less than two years after it
+	ClockWrong     = "wrong"     // before what is signed, or long after it
+	ClockUnproved  = "unproved"  // nothing that is signed tells a time
+)
+
+// FreshStatus says whether the newest release here is known to be the newest there is.
+type FreshStatus struct {
+	State      string `json:"state"`           // fresh, stale or unknown
+	AsOf       int64  `json:"as_of,omitempty"` // unix seconds of the youngest timestamp that knows nothing newer
+	NewerEpoch uint64 `json:"newer_epoch,omitempty"`
+	NewerSeq   uint64 `json:"newer_seq,omitempty"` // a timestamp names this release, which has not come here
+	Expired    bool   `json:"expired,omitempty"`
 }
 
 // Neighbour is a node that this one is connected to.
@@ -44,7 +71,7 @@ type Neighbour struct {
 	Addr             string `json:"addr"`
 	Source           string `json:"source"` // beacon, configured, remembered or incoming
 	ConnectedSeconds int64  `json:"connected_seconds"`
-	Catalog          string `json:"catalog"` // same, differs or unknown
+	Catalog          string `json:"catalog"` // same, differs, unknown, or "other root": it belongs to another mesh
 	BytesFrom        uint64 `json:"bytes_from"`
 	BytesTo          uint64 `json:"bytes_to"`
 }
@@ -81,6 +108,9 @@ type ProductStatus struct {
 	Fetch     *FetchStatus   `json:"fetch,omitempty"`    // the fetch of Newest, while it runs and after
 	Error     string         `json:"error,omitempty"`
 	Hint      string         `json:"hint,omitempty"`
+
+	Freshness *FreshStatus    `json:"freshness,omitempty"` // absent without a trust root
+	Claims    []ReleaseStatus `json:"claims,omitempty"`    // the releases that claim one number, when refused
 }
 
 // ReleaseStatus names one release. Version is for people; only (Epoch, Seq) orders releases.
@@ -93,6 +123,7 @@ type ReleaseStatus struct {
 	TotalSize    uint64 `json:"total_size,omitempty"`
 	Urgent       bool   `json:"urgent,omitempty"`
 	Issued       int64  `json:"issued,omitempty"`
+	Recall       bool   `json:"recall,omitempty"` // older content under a newer number
 	Deployment   string `json:"deployment,omitempty"`
 }
 

@@ -20,16 +20,12 @@ import (
 	"satchel/store/manifest"
 )
 
-// Trust makes the node believe a trust root. Without force it must be the first one, the one that is trusted
-// already, or a later version of the same chain.
-func (n *Node) Trust(rootEnvelope []byte, force bool) error {
+// Trust makes the node believe a root file: a trust root, or a chain of them that ends with the newest. Without force
+// it must be the first one, or go on from the chain that is trusted already.
+func (n *Node) Trust(rootFile []byte, force bool) error {
 	return n.call(func() error {
-		trust := n.catalog.Trust
-		if force {
-			trust = n.catalog.ForceTrust
-		}
-		if err := trust(rootEnvelope); err != nil {
-			return fail(CodeRefused, `check the file with "satchel root show FILE"; to replace the trust of this machine altogether use --force`,
+		if err := n.catalog.TrustFile(rootFile, force); err != nil {
+			return fail(CodeRefused, `check the file with "satchel root verify FILE"; to replace the trust of this machine altogether use --force`,
 				fmt.Errorf("trusting the root: %w", err))
 		}
 		clear(n.ex.seen) // what nobody could verify a moment ago may be good now
@@ -178,6 +174,9 @@ type NextRelease struct {
 	Threshold   int      `json:"threshold"`
 	MayWake     bool     `json:"may_wake"`
 	Floor       uint64   `json:"floor"`
+	MaySetuid   bool     `json:"may_setuid"`
+	MayNames    bool     `json:"may_names"`
+	MayLinkOut  bool     `json:"may_link_out"`
 }
 
 // Next says under which numbers the next release of product goes.
@@ -192,11 +191,11 @@ func (n *Node) Next(product string) (next NextRelease, err error) {
 		}
 		rule, ok := root.Rule(product)
 		if !ok {
-			return fail(CodeRefused, `add it with "satchel root new --product PATTERN", or publish under a name that the root covers`,
+			return fail(CodeRefused, `add it with "satchel root add-key ROOT KEY --product PATTERN", or publish under a name that the root covers`,
 				fmt.Errorf("trust root version %d has no rule for product %s", root.Version, product))
 		}
 		next = NextRelease{RootVersion: root.Version, Epoch: rule.Epoch, Seq: max(1, rule.Floor), Threshold: rule.Threshold,
-			MayWake: rule.MayWake, Floor: rule.Floor}
+			MayWake: rule.MayWake, Floor: rule.Floor, MaySetuid: rule.MaySetuid, MayNames: rule.MayNames, MayLinkOut: rule.MayLinkOut}
 		for _, id := range rule.Keys {
 			next.Keys = append(next.Keys, id.String())
 		}
@@ -226,9 +225,19 @@ func (n *Node) Announce(envelope []byte) error {
 	if err := n.checkWhole(sa.Announcement.Manifest); err != nil {
 		return err
 	}
+	m, err := n.store.Manifest(sa.Announcement.Manifest)
+	if err == nil {
+		err = belongs(&m.Header, &sa.Announcement)
+	}
+	if err != nil {
+		return fail(CodeRefused, "make a new one with \"satchel publish\"", fmt.Errorf("reading the announcement: %w", err))
+	}
 	return n.call(func() error {
 		if n.catalog.Root() == nil {
 			return errNoRoot()
+		}
+		if err := m.Check(n.policy(sa.Product)); err != nil {
+			return policyError(fmt.Errorf("announcing %s: %w", sa.Product, err))
 		}
 		if n.pruning || n.prunes != prunes {
 			return fail(CodeConflict, "publish again when it is done", errors.New("the store is being pruned"))
@@ -244,7 +253,8 @@ func (n *Node) Announce(envelope []byte) error {
 			return fail(CodeOlder, "leave --seq out to take the next number", fmt.Errorf("announcement not taken: %s", res.Reason))
 		}
 		n.usageAt = time.Time{}
-		err := errors.Join(n.db.setComplete(sa.Announcement.Manifest, true), n.db.put("published", sa.Announcement.Product, nil))
+		err := errors.Join(n.db.setComplete(sa.Announcement.Manifest, true), n.db.put("published", sa.Announcement.Product, nil),
+			n.putHistory(&sa.Announcement))
 		if kerr := n.keepCatalog(); kerr != nil || err != nil {
 			return errors.Join(kerr, err)
 		}
@@ -320,7 +330,7 @@ func (n *Node) Apply(ctx context.Context, product string) (ReleaseStatus, error)
 			return err
 		}
 		target, _, _ := n.catalog.Latest(product)
-		d, ok := deployed(img, target.Manifest)
+		d, ok := deployed(img, &target)
 		if !ok {
 			return n.notReady(l, "nothing newer is staged for "+product)
 		}
@@ -393,6 +403,11 @@ func (n *Node) Rollback(_ context.Context, product string) (out ReleaseStatus, e
 		if err != nil {
 			return err
 		}
+		if prev, ok := img.Previous(); ok {
+			if err := n.belowFloor(prev.Release); err != nil {
+				return err
+			}
+		}
 		d, err := img.Rollback()
 		if errors.Is(err, image.ErrNoPrevious) {
 			return fail(CodeNotReady, "a deployment is kept from the second apply on", fmt.Errorf("%s has no previous deployment", product))
@@ -448,8 +463,11 @@ type PruneResult struct {
 // keepDeployments is how many deployments an image keeps besides the live, previous and newest ones.
 const keepDeployments = 2
 
+// keepReleases is how many releases of a product that was announced from this home are kept, for a recall.
+const keepReleases = 3
+
 // Prune removes deployments and blobs that nothing here needs: kept are the newest release of every product
-// that is known and whole here, what is live, previous or staged, and what is being fetched. Fetches pause
+// that is known and whole here, the last three of what was announced here, what is live, previous or staged, and what is being fetched. Fetches pause
 // meanwhile; a tree that is being laid down is waited for.
 func (n *Node) Prune(ctx context.Context) (out PruneResult, err error) {
 	out.Deployments = []string{}
@@ -552,6 +570,13 @@ func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
 			add(a.Manifest)
 		}
 	}
+	kept := map[string]int{}
+	for _, h := range n.histories() {
+		if kept[h.product] < keepReleases && n.db.complete(h.manifest) {
+			kept[h.product]++
+			add(h.manifest)
+		}
+	}
 	var gone []string
 	n.db.all("complete", func(text string, _ []byte) {
 		if c, err := cid.Decode(text); err != nil || !slices.Contains(keep, c) {
@@ -582,7 +607,8 @@ func (n *Node) Status() (s Status) {
 		s.Node = NodeStatus{ID: n.ID(), PID: os.Getpid(), Version: n.cfg.Version, UptimeSeconds: int64(time.Since(n.began).Seconds()),
 			Catalog: fmt.Sprintf("%x", n.catalog.Digest()), Discovery: !n.cfg.NoDiscovery, Addrs: []string{}}
 		if root := n.catalog.Root(); root != nil {
-			s.Root = RootStatus{Version: root.Version, Keys: len(root.Keys)}
+			_, rival := n.catalog.Rival()
+			s.Root = RootStatus{Version: root.Version, Keys: len(root.Keys), RenewBy: root.RenewBy, Rival: rival}
 			for _, p := range root.Products {
 				s.Root.Products = append(s.Root.Products, p.Pattern)
 			}
@@ -596,6 +622,11 @@ func (n *Node) Status() (s Status) {
 		}
 		s.Products = n.products()
 		s.Store = n.storeStatus()
+		s.Clock = n.clockStatus()
+		s.Node.Timestamps = len(n.cfg.TimestampKeys) > 0
+		if n.stampErr != nil {
+			s.Node.TimestampErr = n.stampErr.Error()
+		}
 	})
 	return s
 }
@@ -644,8 +675,11 @@ func (n *Node) neighbours() []Neighbour {
 		}
 		if d, ok := r.digests[p]; ok {
 			nb.Catalog = "differs"
-			if d == mine {
+			switch {
+			case d == mine:
 				nb.Catalog = "same"
+			case n.ex.foreign[p]:
+				nb.Catalog = "other root"
 			}
 		}
 		nb.BytesFrom, nb.BytesTo = r.counters(p)
@@ -685,15 +719,17 @@ func (n *Node) product(name string) ProductStatus {
 	target, _, known := n.catalog.Latest(name)
 	if known {
 		ps.State = StateKnown
-		ps.Newest = &ReleaseStatus{Version: target.Version, Epoch: target.Epoch, Seq: target.Seq, Manifest: target.Manifest.String(),
-			ManifestSize: target.ManifestSize, TotalSize: target.TotalSize, Issued: target.Issued,
-			Urgent: n.catalog.Urgent(n.count.now(), name)}
+		ps.Newest = releaseStatus(&target)
+		ps.Newest.Urgent = n.catalog.Urgent(n.count.now(), name)
 		if n.db.complete(target.Manifest) && (ps.Carried || ps.Published) {
 			ps.State = StateHeld
 		}
 	} else if n.refused(name) {
-		ps.State = StateRefused
+		ps.State, ps.Claims = StateRefused, n.claims(name)
 		ps.Hint = "the publisher heals it by publishing again with a higher seq"
+	}
+	if n.catalog.Root() != nil {
+		ps.Freshness = n.freshness(name)
 	}
 	l := n.lines[name]
 	if l == nil {
@@ -749,9 +785,9 @@ func (n *Node) deployments(ps *ProductStatus, img *image.Image, target announce.
 	if !known {
 		return
 	}
-	if isLive && live.Release.Manifest == target.Manifest {
+	if isLive && isRelease(live, &target) {
 		ps.State = StateActive
-	} else if d, ok := deployed(img, target.Manifest); ok {
+	} else if d, ok := deployed(img, &target); ok {
 		ps.State = StateReady
 		ps.Ready = n.release1(d)
 	}

@@ -216,7 +216,7 @@ func (n *Node) hurt(damaged map[cid.Cid]bool) map[cid.Cid]*fetch.Release {
 // mend fetches what is missing of a release that is not the newest of its product: the live one after a roll
 // back, say. done runs on the node's goroutine.
 func (n *Node) mend(ctx context.Context, r fetch.Release, done func()) {
-	s := n.beginSession(r)
+	s := n.beginSession(r, nil)
 	n.spawn(func(net context.Context) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()

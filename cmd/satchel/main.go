@@ -111,9 +111,10 @@ func addVerbs(root *cobra.Command, e *env) {
 		&cobra.Group{ID: groupNode, Title: "The node:"},
 		&cobra.Group{ID: groupCare, Title: "To see and to care:"})
 	for id, cmds := range map[string][]*cobra.Command{
-		groupPublish: {newKeygenCommand(e), newRootDocCommand(e), newPublishCommand(e)},
+		groupPublish: {newKeygenCommand(e), newRootDocCommand(e), newPublishCommand(e), newRecallCommand(e), newTimestampCommand(e),
+			newExportCommand(e)},
 		groupReceive: {newTrustCommand(e), newFollowCommand(e), newUnfollowCommand(e), newCarryCommand(e), newWaitCommand(e),
-			newApplyCommand(e), newRollbackCommand(e)},
+			newApplyCommand(e), newRollbackCommand(e), newImportCommand(e)},
 		groupNode: {newUpCommand(e), newDownCommand(e)},
 		groupCare: {newStatusCommand(e), newExplainCommand(e), newListCommand(e), newVerifyCommand(e), newPruneCommand(e)},
 		"":        {newDemoCommand(e), newVersionCommand(e), newManCommand(e)},

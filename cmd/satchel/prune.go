@@ -11,7 +11,9 @@ func newPruneCommand(e *env) *cobra.Command {
 		Use:   "prune",
 		Short: "give space back",
 		Long: withExit(`Remove what nothing here needs any more: old deployments of images and content
-of releases that are not the newest, live, previous, ready or being fetched.
+of releases that are not the newest, live, previous, ready or being fetched. Of
+what was published from this home the last three stay, so that "satchel recall"
+can go back to them.
 
 Works with and without a running node; not while a publish is under way.`, exitOK, exitFailure, exitUsage, exitInUse),
 		Example:           "  satchel prune",

@@ -34,6 +34,8 @@ type publishing struct {
 	expires    string
 	lasts      time.Duration // 0: for ever
 	urgent     bool
+	floor      uint64 // 0: that of the trust root
+	recall     bool   // an older release's content
 	asJSON     bool
 	allowEmpty bool
 }
@@ -45,6 +47,8 @@ type published struct {
 	Seq              uint64   `json:"seq"`
 	Version          string   `json:"version"`
 	Urgent           bool     `json:"urgent"`
+	Recall           bool     `json:"recall"`
+	Floor            uint64   `json:"floor"`
 	Issued           int64    `json:"issued"`
 	Expires          int64    `json:"expires"`
 	Manifest         string   `json:"manifest"`
@@ -96,6 +100,7 @@ when "satchel up" is started.`, exitOK, exitFailure, exitUsage, exitRefused, exi
 	f.Uint64Var(&p.seq, "seq", 0, "number `N` of the release (default the next one)")
 	f.StringVar(&p.notes, "notes", "", "`TEXT` that says what is new, at most 4096 bytes")
 	f.StringVar(&p.expires, "expires", "", "`TIME` for which the release may be urgent, as 36h or 7d (default for ever)")
+	f.Uint64Var(&p.floor, "floor", 0, "machines may never go below the release `SEQ` again, also not by rollback")
 	f.BoolVar(&p.allowEmpty, "allow-empty", false, "publish a tree without a file: every follower's tree becomes empty")
 	f.BoolVar(&p.urgent, "urgent", false, "may wake sleeping machines, where the trust root allows it")
 	asJSON := jsonFlag(cmd)
@@ -108,12 +113,9 @@ when "satchel up" is started.`, exitOK, exitFailure, exitUsage, exitRefused, exi
 		if err := p.check(); err != nil {
 			return err
 		}
-		for _, file := range p.keyFiles {
-			k, err := e.readKey(file)
-			if err != nil {
-				return err
-			}
-			p.keys = append(p.keys, k)
+		var err error
+		if p.keys, err = e.readKeys(p.keyFiles); err != nil {
+			return err
 		}
 		return e.publish(cmd.Context(), &p)
 	}
@@ -134,11 +136,8 @@ func (p *publishing) check() error {
 	if len(p.notes) > manifest.MaxNotes || !utf8.ValidString(p.notes) {
 		return badUsage("put longer notes into a file of the tree", "notes are UTF-8 text of at most %d bytes", manifest.MaxNotes)
 	}
-	if p.expires != "" {
-		var err error
-		if p.lasts, err = parseSpan(p.expires); err != nil {
-			return badUsage("give it as 36h or 7d", "reading --expires %q: %w", p.expires, err)
-		}
+	if err := p.checkExpires(); err != nil {
+		return err
 	}
 	info, err := os.Stat(p.tree)
 	if err != nil {
@@ -148,6 +147,16 @@ func (p *publishing) check() error {
 		return advise(p2p.CodeBadInput, "give the directory to publish", fmt.Errorf("reading the tree: %s is not a directory", p.tree))
 	}
 	return p.checkKeys()
+}
+
+func (p *publishing) checkExpires() (err error) {
+	if p.expires == "" {
+		return nil
+	}
+	if p.lasts, err = parseSpan(p.expires); err != nil {
+		return badUsage("give it as 36h or 7d", "reading --expires %q: %w", p.expires, err)
+	}
+	return nil
 }
 
 // checkKeys keeps a key out of what it signs: a private key that was published is a public one.
@@ -207,13 +216,17 @@ func (e *env) publish(ctx context.Context, p *publishing) error {
 		if p.seqGiven {
 			seq = p.seq
 		}
-		res, err := e.storeTree(ctx, s, p, manifest.Header{Product: p.product, Epoch: next.Epoch, Seq: seq, Version: p.version, Notes: p.notes})
+		may := &manifest.Policy{Setuid: next.MaySetuid, Names: next.MayNames, LinkOut: next.MayLinkOut}
+		res, err := e.storeTree(ctx, s, p, may, manifest.Header{Product: p.product, Epoch: next.Epoch, Seq: seq, Version: p.version, Notes: p.notes})
 		if err != nil {
 			return err
 		}
 		if res.Files+res.Links == 0 && !p.allowEmpty {
 			return advise(p2p.CodeBadInput, "check the directory, or give --allow-empty to empty every follower's tree",
 				fmt.Errorf("the tree %s has no file in it; nothing was announced", p.tree))
+		}
+		if res.Closed > 0 {
+			e.say("hint", fmt.Sprintf("%s can be written by everybody here, and cannot be in the release", count(res.Closed, "file or directory", "files and directories")))
 		}
 		out, err := p.announce(ctx, s, next, seq, res)
 		if err != nil {
@@ -281,7 +294,7 @@ func (p *publishing) mayPublish(next p2p.NextRelease) error {
 }
 
 // storeTree hashes the tree into the home's store, in this process.
-func (e *env) storeTree(ctx context.Context, s *session, p *publishing, head manifest.Header) (*store.PublishResult, error) {
+func (e *env) storeTree(ctx context.Context, s *session, p *publishing, may *manifest.Policy, head manifest.Header) (*store.PublishResult, error) {
 	st, err := store.Open(filepath.Join(s.home, "store"))
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
@@ -289,7 +302,7 @@ func (e *env) storeTree(ctx context.Context, s *session, p *publishing, head man
 	defer st.Close()
 	line := e.progressLine()
 	defer line.clear()
-	res, err := st.Publish(ctx, p.tree, store.PublishOptions{Header: head, Progress: func(g store.PublishProgress) {
+	res, err := st.Publish(ctx, p.tree, store.PublishOptions{Header: head, Policy: may, Progress: func(g store.PublishProgress) {
 		more := ""
 		if !g.Walked {
 			more = " so far"
@@ -315,7 +328,8 @@ func (e *env) storeTree(ctx context.Context, s *session, p *publishing, head man
 func (p *publishing) announce(ctx context.Context, s *session, next p2p.NextRelease, seq uint64, res *store.PublishResult) (*published, error) {
 	now := time.Now()
 	a := announce.Announcement{Product: p.product, RootVer: next.RootVersion, Epoch: next.Epoch, Seq: seq, Version: p.version,
-		Manifest: res.Manifest, ManifestSize: res.ManifestSize, TotalSize: res.TotalSize, Issued: now.Unix(), Floor: next.Floor, Urgent: p.urgent}
+		Manifest: res.Manifest, ManifestSize: res.ManifestSize, TotalSize: res.TotalSize, Issued: now.Unix(), Floor: max(next.Floor, p.floor),
+		Urgent: p.urgent, Recall: p.recall}
 	if p.lasts > 0 {
 		a.Expires = now.Add(p.lasts).Unix()
 	}
@@ -326,7 +340,7 @@ func (p *publishing) announce(ctx context.Context, s *session, next p2p.NextRele
 	if err := s.Announce(ctx, envelope); err != nil {
 		return nil, err
 	}
-	out := &published{Product: p.product, Epoch: a.Epoch, Seq: seq, Version: p.version, Urgent: p.urgent, Issued: a.Issued, Expires: a.Expires,
+	out := &published{Product: p.product, Epoch: a.Epoch, Seq: seq, Version: p.version, Urgent: p.urgent, Recall: p.recall, Floor: a.Floor, Issued: a.Issued, Expires: a.Expires,
 		Manifest: res.Manifest.String(), ManifestSize: res.ManifestSize, TotalSize: res.TotalSize, Files: res.Files, Dirs: res.Dirs, Links: res.Links,
 		BlobsNew: res.NewBlobs, BlobsHere: res.OldBlobs, BytesNew: res.NewBytes, BytesHere: res.OldBytes, ChunkBytesNew: res.NewChunkBytes,
 		AnnouncementSize: len(envelope), Running: s.Running()}

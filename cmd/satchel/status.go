@@ -177,6 +177,15 @@ func nodeRows(st *p2p.Status) []string {
 	} else {
 		rows = append(rows, fmt.Sprintf("trust\troot version %d, %s, products %s", st.Root.Version, count(st.Root.Keys, "key", "keys"),
 			clean(strings.Join(st.Root.Products, ", "))))
+		if st.Root.Rival {
+			rows = append(rows, "\tits keys have signed two roots of this version: \"satchel explain\"")
+		}
+	}
+	if st.Clock.State == p2p.ClockWrong {
+		rows = append(rows, fmt.Sprintf("clock\twrong: it says %s, what is signed says at least %s", utc(st.Time.Unix()), utc(st.Clock.Earliest)))
+	}
+	if st.Node.TimestampErr != "" {
+		rows = append(rows, "timestamps\tnone signed: "+clean(st.Node.TimestampErr))
 	}
 	rows = append(rows, fmt.Sprintf("store\t%s, %s; %s free on its disk", count(st.Store.Blobs, "blob", "blobs"), size(st.Store.Bytes), size(st.Store.FreeBytes)))
 	if st.Running {
@@ -202,7 +211,16 @@ func productRows(p *p2p.ProductStatus) []string {
 		if p.Newest.Urgent {
 			text += ", urgent"
 		}
+		if p.Newest.Recall {
+			text += ", a recall"
+		}
 		rows = append(rows, text)
+	}
+	if f := p.Freshness; f != nil && (p.Newest != nil || f.NewerSeq > 0) {
+		rows = append(rows, "  freshness\t"+freshWords(f))
+	}
+	for _, c := range p.Claims {
+		rows = append(rows, fmt.Sprintf("  claim\t%s, manifest %s", releaseWords(&c), c.Manifest))
 	}
 	if p.Ready != nil {
 		rows = append(rows, "  ready\t"+releaseWords(p.Ready))
@@ -225,6 +243,19 @@ func productRows(p *p2p.ProductStatus) []string {
 		rows = append(rows, "  hint\t"+clean(p.Hint))
 	}
 	return rows
+}
+
+// freshWords says whether the newest release here is known to be the newest there is.
+func freshWords(f *p2p.FreshStatus) string {
+	switch {
+	case f.NewerSeq > 0:
+		return fmt.Sprintf("stale: a timestamp names seq %d", f.NewerSeq)
+	case f.Expired:
+		return "stale: it has expired"
+	case f.AsOf > 0:
+		return f.State + ", newest as of " + utc(f.AsOf)
+	}
+	return f.State + ": no timestamp vouches for it"
 }
 
 func stateWords(p *p2p.ProductStatus) string {

@@ -16,7 +16,8 @@ import (
 
 func newUpCommand(e *env) *cobra.Command {
 	var cfg p2p.Config
-	var level string
+	var level, every string
+	var stampKeys []string
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "run the node",
@@ -25,9 +26,12 @@ func newUpCommand(e *env) *cobra.Command {
 router, remembers them, and keeps trying the peers given with --peer.
 
 Once it listens it prints one line on the standard output and writes its full
-addresses, one a line, to HOME/addrs. Its log goes to the standard error.`, exitOK, exitFailure, exitUsage, exitInUse),
+addresses, one a line, to HOME/addrs. With --timestamp-key it signs a timestamp a
+minute after it began and then every hour: a school's server does that, so that
+laptops can tell whether they hear all the news. Its log goes to the standard error.`, exitOK, exitFailure, exitUsage, exitInUse),
 		Example: `  satchel up
   satchel up --listen /ip4/0.0.0.0/tcp/4242
+  satchel up --timestamp-key clock.key
   satchel up --no-discovery --peer "$(head -1 /srv/other/addrs)"`,
 		Args:              exactly(),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -37,6 +41,8 @@ addresses, one a line, to HOME/addrs. Its log goes to the standard error.`, exit
 	f.StringArrayVar(&cfg.Peers, "peer", nil, "full `MULTIADDR` of a peer to stay connected to; may be repeated")
 	f.BoolVar(&cfg.NoDiscovery, "no-discovery", false, "neither look for neighbours nor show up to them")
 	f.BoolVar(&cfg.QUIC, "quic", false, "speak QUIC as well as TCP")
+	f.StringArrayVar(&stampKeys, "timestamp-key", nil, "private key `FILE` of the timestamp role, to sign timestamps with; may be repeated")
+	f.StringVar(&every, "timestamp-every", "1h", "sign a timestamp this often, as 30m, 1h or 1d")
 	f.StringVar(&level, "log-level", "info", "`LEVEL`: debug, info, warn or error")
 	cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]cobra.Completion{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -48,6 +54,12 @@ addresses, one a line, to HOME/addrs. Its log goes to the standard error.`, exit
 			return err
 		}
 		var err error
+		if cfg.TimestampEvery, err = parseSpan(every); err != nil {
+			return badUsage("give it as 30m, 1h or 1d", "reading --timestamp-every %q: %w", every, err)
+		}
+		if cfg.TimestampKeys, err = e.readKeys(stampKeys); err != nil {
+			return err
+		}
 		if cfg.Home, err = e.homeDir(); err != nil {
 			return err
 		}
