@@ -65,9 +65,10 @@ const (
 type Catalog struct {
 	chain   []*SignedRoot // oldest first, each the successor of the one before
 	entries map[string]*entry
-	times   []heldTime  // the youngest first
-	rival   *SignedRoot // another root of our version, signed as well as ours; nil: none
-	digest  *[8]byte    // nil: to be computed
+	marks   map[string]Mark // by product
+	times   []heldTime      // the youngest first
+	rival   *SignedRoot     // another root of our version, signed as well as ours; nil: none
+	digest  *[8]byte        // nil: to be computed
 }
 
 // entry is the newest number of one product. What it holds is a function of the set of announcements seen, not
@@ -80,7 +81,7 @@ type entry struct {
 }
 
 // NewCatalog is an empty catalog: it trusts nobody yet.
-func NewCatalog() *Catalog { return &Catalog{entries: map[string]*entry{}} }
+func NewCatalog() *Catalog { return &Catalog{entries: map[string]*entry{}, marks: map[string]Mark{}} }
 
 // Root is the newest trust root, nil before Trust.
 func (c *Catalog) Root() *Root {
@@ -145,6 +146,7 @@ func (c *Catalog) ForceTrust(data []byte) error {
 		return err
 	}
 	c.chain, c.rival = []*SignedRoot{sr}, nil
+	clear(c.marks)
 	c.recheck()
 	return nil
 }
@@ -250,6 +252,7 @@ func (c *Catalog) recheck() {
 			c.set(product, hold...)
 		}
 	}
+	c.recheckMarks()
 	c.recheckTimes()
 	c.digest = nil
 }
@@ -265,6 +268,9 @@ func (c *Catalog) set(product string, all ...*SignedAnnouncement) {
 	e.first, e.second = contenders(all...)
 	e.wakes = e.second == nil && c.Root().mayWake(e.first)
 	c.entries[product] = e
+	for _, sa := range all {
+		c.mark(sa)
+	}
 	c.digest = nil
 }
 
@@ -290,28 +296,30 @@ func (c *Catalog) rootAt(version uint64) *Root {
 	return &c.chain[version-c.chain[0].Version].Root
 }
 
-// judge checks signatures, under the newest trust root and under the one that sa names. Nobody who knows the
-// latter takes what it does not bear out, so its keys alone decide on blame: a key that came or went since is
-// no reason for honest nodes at different versions to punish each other.
+// judge checks signatures, under the newest trust root and under the one that sa names. To hold it must satisfy both.
+// Blame falls only on what neither bears out: a key that came or went since, a chain that begins later than ours, and
+// the other side of two rival roots are no reason for honest nodes to punish each other.
 func (c *Catalog) judge(sa *SignedAnnouncement) (Verdict, error) {
 	root, named := c.Root(), c.rootAt(sa.RootVer)
 	if err := root.covers(sa); err != nil {
 		return Ignore, err
 	}
-	blame := Ignore
-	switch {
-	case named == nil:
-	case sameSigners(named, root, sa.Product):
-		blame = Reject
-	default:
+	same := named != nil && sameSigners(named, root, sa.Product)
+	err := root.signed(sa)
+	if err == nil && named != nil && !same {
 		if err := named.signed(sa); err != nil {
-			return Reject, err
+			return Ignore, err
 		}
 	}
-	if err := root.signed(sa); err != nil {
-		return blame, err
+	switch {
+	case err == nil:
+		return Accept, nil
+	case named == nil, c.rival != nil && sa.RootVer == c.rival.Version:
+		return Ignore, err
+	case !same && named.signed(sa) == nil:
+		return Ignore, err
 	}
-	return Accept, nil
+	return Reject, err
 }
 
 func sameSigners(a, b *Root, product string) bool {
@@ -374,7 +382,10 @@ func (c *Catalog) cheap(sa *SignedAnnouncement) (Result, bool) {
 		return ignore("%w", err)
 	}
 	e := c.entries[sa.Product]
+	m := c.marks[sa.Product]
 	switch {
+	case m.Epoch == sa.Epoch && sa.Seq < m.Seq:
+		return ignore("%s seq %d is older than seq %d, which was here", sa.Product, sa.Seq, m.Seq)
 	case e == nil && c.full(sa.Product):
 		return ignore("catalog is full with %d products", MaxProducts)
 	case e == nil || newer(sa, e.first):
@@ -520,7 +531,9 @@ func mixed(domain string, parts ...[]byte) (id [20]byte) {
 }
 
 // Evidence lists what equivocates, sorted by product: the first MaxEvidence.
-func (c *Catalog) Evidence() []Evidence {
+func (c *Catalog) Evidence() []Evidence { return c.evidence(MaxEvidence) }
+
+func (c *Catalog) evidence(most int) []Evidence {
 	var refused []string
 	for product, e := range c.entries {
 		if e.second != nil {
@@ -529,7 +542,7 @@ func (c *Catalog) Evidence() []Evidence {
 	}
 	slices.Sort(refused)
 	var out []Evidence
-	for _, product := range refused[:min(len(refused), MaxEvidence)] {
+	for _, product := range refused[:min(len(refused), most)] {
 		e := c.entries[product]
 		out = append(out, Evidence{e.first.raw, e.second.raw})
 	}
@@ -575,11 +588,12 @@ type Kept struct {
 	Announcements [][]byte
 	Evidence      []Evidence
 	Timestamps    []KeptTimestamp
+	Marks         []Mark
 }
 
 // Kept is everything that Restore needs.
 func (c *Catalog) Kept() Kept {
-	k := Kept{Evidence: c.Evidence(), Timestamps: c.Timestamps()}
+	k := Kept{Evidence: c.evidence(len(c.entries)), Timestamps: c.Timestamps(), Marks: c.Marks()}
 	for _, sr := range c.chain {
 		k.Chain = append(k.Chain, sr.raw)
 	}
@@ -612,6 +626,12 @@ func Restore(k Kept) (*Catalog, error) {
 	for _, e := range k.Evidence {
 		c.AddEvidence(e.A, e.B)
 	}
+	for _, m := range k.Marks {
+		if old := c.marks[m.Product]; ValidProduct(m.Product) == nil && m.Epoch >= old.Epoch {
+			c.marks[m.Product] = Mark{m.Product, m.Epoch, max(m.Seq, old.Seq), max(m.Floor, old.Floor)}
+		}
+	}
+	c.recheckMarks()
 	for _, t := range k.Timestamps {
 		c.AddTimestamp(t.Up, t.Envelope)
 	}

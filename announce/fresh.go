@@ -107,8 +107,21 @@ func (c *Catalog) AddTimestamp(up int64, data []byte) Result {
 		}
 		return ignore(err.Error()) // the role has changed hands since, and the sender may not know
 	}
+	t.up -= c.age(st.Issued, up)
 	c.setTimes(append(c.times, t))
 	return Result{Verdict: Accept}
+}
+
+// age is how many seconds old a timestamp issued at that time is proved to be when it comes: one that was held back is
+// not young because it is new here. Timestamps that are dated later prove nothing: they may be dated wrongly.
+func (c *Catalog) age(issued, up int64) int64 {
+	var age int64
+	for _, old := range c.times {
+		if old.Issued <= issued {
+			age = max(age, old.Issued+(up-old.up)-issued)
+		}
+	}
+	return age
 }
 
 func (c *Catalog) setTimes(all []heldTime) {

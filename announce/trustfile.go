@@ -18,6 +18,7 @@ func (c *Catalog) TrustFile(data []byte, force bool) error {
 	}
 	if force || len(c.chain) == 0 {
 		c.chain, c.rival = f.steps, nil
+		clear(c.marks)
 		c.recheck()
 		return nil
 	}
