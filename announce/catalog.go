@@ -35,7 +35,7 @@ type Result struct {
 	Announcement *Announcement // the new release, when one was accepted
 	NeedRoot     bool          // signed under a newer trust root than ours: ask the sender for the chain
 	Equivocation bool          // two releases claim one number
-	Checked      bool          // of a root that was not accepted: its signatures were checked, which costs
+	Checked      int           // how many signatures had to be checked, at most, of what was not accepted
 }
 
 // Head says what a node's catalog holds of one product.
@@ -169,7 +169,7 @@ func (c *Catalog) AddRoot(data []byte) Result {
 	if err := VerifyRotation(root, sr); err != nil {
 		// A mesh of strangers holds other chains too; only a root that claims to follow ours and does not is a lie,
 		// and we cannot tell the two apart.
-		return Result{Verdict: Ignore, Reason: err.Error(), Checked: true}
+		return Result{Verdict: Ignore, Reason: err.Error(), Checked: len(sr.env.sigs)}
 	}
 	c.chain, c.rival = append(c.chain, sr), nil
 	c.recheck()
@@ -189,7 +189,7 @@ func (c *Catalog) addRival(sr *SignedRoot) Result {
 		return Result{Verdict: Ignore, Reason: "that the root keys signed two roots is known already"}
 	}
 	if err := VerifyRotation(&c.chain[n-2].Root, sr); err != nil {
-		return Result{Verdict: Ignore, Reason: err.Error(), Checked: true}
+		return Result{Verdict: Ignore, Reason: err.Error(), Checked: len(sr.env.sigs)}
 	}
 	c.rival, c.digest = sr, nil
 	return Result{Verdict: Accept, Equivocation: true,
@@ -347,7 +347,7 @@ func (c *Catalog) AddParsed(sa *SignedAnnouncement) Result {
 		return res
 	}
 	if v, err := c.judge(sa); err != nil {
-		return Result{Verdict: v, Reason: err.Error()}
+		return Result{Verdict: v, Reason: err.Error(), Checked: len(sa.env.sigs)}
 	}
 	e := c.entries[sa.Product]
 	if e == nil || newer(sa, e.first) {
@@ -471,7 +471,7 @@ func (c *Catalog) AddEvidence(a, b []byte) Result {
 	if ra.Verdict == Reject {
 		res = ra
 	}
-	res.NeedRoot = ra.NeedRoot || rb.NeedRoot
+	res.NeedRoot, res.Checked = ra.NeedRoot || rb.NeedRoot, ra.Checked+rb.Checked
 	return res
 }
 

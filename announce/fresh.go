@@ -102,10 +102,11 @@ func (c *Catalog) AddTimestamp(up int64, data []byte) Result {
 		return ignore("enough younger timestamps are here")
 	}
 	if err := root.VerifyTimestamp(st); err != nil {
-		if st.RootVer == root.Version {
-			return Result{Verdict: Reject, Reason: err.Error()}
+		res := Result{Verdict: Reject, Reason: err.Error(), Checked: len(st.env.sigs)}
+		if st.RootVer != root.Version { // the role has changed hands since, and the sender may not know
+			res.Verdict = Ignore
 		}
-		return ignore(err.Error()) // the role has changed hands since, and the sender may not know
+		return res
 	}
 	t.up -= c.age(st.Issued, up)
 	c.setTimes(append(c.times, t))

@@ -3,6 +3,7 @@ package fetch_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -303,23 +304,28 @@ func TestHostile54SmallContradicts(t *testing.T) {
 		node := fetchtest.NewHost("node", openStore(t, t.TempDir()))
 		node.Fetch(r, 1)
 		refused := make(chan struct{}, 100)
-		w.publisher.Answer = func(_ fetch.Request, data []byte) ([]byte, bool) {
+		holder := fetchtest.NewHost("holder", w.publisher.Store)
+		holder.Answer = func(_ fetch.Request, data []byte) ([]byte, bool) {
 			if data == nil {
 				refused <- struct{}{}
 			}
 			return data, false
 		}
-		disconnect := fetchtest.Connect(w.publisher, node)
-		node.Start(testContext(t))
+		disconnect := fetchtest.Connect(holder, node)
+		ctx, cancel := context.WithCancel(testContext(t))
+		node.Start(ctx)
 		<-refused
 		for !node.Session.Idle() { // nobody has more to give
 			runtime.Gosched()
 		}
 		disconnect()
+		cancel()
+		if err := node.Wait(); !errors.Is(err, context.Canceled) {
+			t.Errorf("%+d: %v", change, err)
+		}
 		if blamed := node.Blamed(); len(blamed) > 0 {
 			t.Errorf("%+d: blamed %v", change, blamed)
 		}
-		w.publisher.Answer = nil
 	}
 }
 
@@ -404,7 +410,7 @@ func TestHostile60SlowPeer(t *testing.T) {
 	}
 }
 
-// answer has one neighbour answer each of its asks after ten milliseconds, until all is here; the others are silent.
+// answer has one neighbour answer one of its asks every ten milliseconds, until all is here; the others are silent.
 func answer(t *testing.T, s *script, peer string, pieces int) time.Duration {
 	t.Helper()
 	read := 0

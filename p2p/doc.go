@@ -14,6 +14,9 @@
 // What reaches everybody is the catalog exchange: whoever connects, wakes, or hears a digest that differs from
 // its own asks for what it lacks. Gossip only makes it quick, and a beacon only makes it possible.
 //
+// A USB stick is a neighbour too, a slow one that only this machine can ask: Import has it take part in fetches (see fetch/stick),
+// with or without a network beside it.
+//
 // A neighbour is trusted with nothing. Announcements are believed for their signatures, content for its hash; a
 // neighbour that sends wrong bytes, more bytes than it was asked for, or frames that break the protocol is cut
 // off for a time that doubles, and it alone.

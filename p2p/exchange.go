@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -51,7 +53,6 @@ const (
 	maxAsked         = 1000      // products asked for in one visit
 	maxVisitBytes    = 256 << 10 // of documents that one visit brings; with as many neighbours as there may be, 32 MB
 	vainHeads        = 100       // heads that led to nothing cost one more visit
-	rootCost         = 8         // signature checks that a refused trust root is charged with
 	againAfterError  = 5 * time.Second
 	againAnyway      = 30 * time.Second
 )
@@ -63,7 +64,8 @@ type catalogView struct {
 	heads      []announce.Head
 	roots      []announce.RootStep
 	envelopes  map[string][]byte
-	evidence   []announce.Evidence
+	claims     map[string][][]byte // of what is refused
+	prefer     preferences
 	timestamps []announce.KeptTimestamp
 	rival      []byte // nil: none
 }
@@ -136,14 +138,15 @@ func answerWants(r *bufio.Reader, w *bufio.Writer, view *catalogView) error {
 				if products++; products > maxHeads {
 					return protocolError("more than %d products asked for", maxHeads)
 				}
-				if env := view.envelopes[string(b.counted("product"))]; env != nil {
+				product := string(b.counted("product"))
+				if env := view.envelopes[product]; env != nil {
 					w.Write(appendFrame(nil, frameAnnouncement, env))
+				}
+				if c := view.claims[product]; c != nil {
+					w.Write(appendFrame(nil, frameEvidence, binary.AppendUvarint(nil, uint64(len(c[0]))), c[0], c[1]))
 				}
 			}
 		case frameEnd:
-			for _, e := range view.evidence {
-				w.Write(appendFrame(nil, frameEvidence, binary.AppendUvarint(nil, uint64(len(e.A))), e.A, e.B))
-			}
 			if view.rival != nil {
 				w.Write(appendFrame(nil, frameRoot, view.rival))
 			}
@@ -233,7 +236,7 @@ func askExchange(ctx context.Context, stream network.Stream, mine *catalogView) 
 		return nil, err
 	}
 	v.more = len(want) > maxAsked
-	want = first(want, maxAsked)
+	want = first(mine.prefer.order(want), maxAsked)
 	v.asked = len(want)
 	if _, err := stream.Write(encodeWants(mine.root, v.root, want)); err != nil {
 		return nil, err
@@ -272,6 +275,48 @@ func readHeads(r *bufio.Reader, mine *catalogView) ([]string, error) {
 			want = append(want, h.Product)
 		}
 	}
+}
+
+// preferences say which products an asker wants first when a neighbour offers more than one visit brings.
+type preferences struct {
+	here    map[string]bool // followed here
+	carried []string        // patterns
+	named   map[string]bool // by the trust root, without a star
+}
+
+func (n *Node) preferences() preferences {
+	p := preferences{here: map[string]bool{}, named: map[string]bool{}}
+	for name, l := range n.lines {
+		if l.dir != "" {
+			p.here[name] = true
+		}
+	}
+	for pattern := range n.carries {
+		p.carried = append(p.carried, pattern)
+	}
+	if root := n.catalog.Root(); root != nil {
+		for _, rule := range root.Products {
+			p.named[rule.Pattern] = true
+		}
+	}
+	return p
+}
+
+// order puts first what is used here, then what the root names; the rest by chance, so that whoever owns a thousand names
+// cannot keep all others out for ever.
+func (p *preferences) order(want []string) []string {
+	rand.Shuffle(len(want), func(i, j int) { want[i], want[j] = want[j], want[i] })
+	rank := func(product string) int {
+		switch {
+		case p.here[product], slices.ContainsFunc(p.carried, func(c string) bool { return announce.Covers(c, product) }):
+			return 0
+		case p.named[product]:
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(want, func(a, b string) int { return rank(a) - rank(b) })
+	return want
 }
 
 // encodeWants asks for the roots after ours; also for theirs of our version when that is another one, since then root
@@ -314,9 +359,9 @@ func (v *visit) readDocuments(r *bufio.Reader) error {
 			return nil
 		case typ == frameRoot && len(v.roots) <= maxRootsPerVisit: // and a rival
 			v.roots = append(v.roots, raw)
-		case typ == frameAnnouncement && len(v.announcements) < v.asked && len(raw) <= announce.MaxEnvelope:
+		case typ == frameAnnouncement && len(v.announcements)+len(v.evidence) < v.asked && len(raw) <= announce.MaxEnvelope:
 			v.announcements = append(v.announcements, raw)
-		case typ == frameEvidence && len(v.evidence) < 64:
+		case typ == frameEvidence && len(v.announcements)+len(v.evidence) < v.asked:
 			b := &body{b: raw}
 			a := b.counted("evidence")
 			if b.err != nil {
@@ -409,7 +454,9 @@ func (n *Node) exchange(p peer.ID, theirs *[8]byte) {
 	}
 	n.ex.running[p] = true
 	n.ex.begun++
-	view := n.view()
+	asking := *n.view()
+	asking.prefer = n.preferences()
+	view := &asking
 	n.spawn(func(ctx context.Context) {
 		v, err := net.visit(ctx, p, view)
 		n.do(func() { n.visited(p, view, v, err) })
@@ -443,31 +490,35 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 	}
 	n.net.digest(p, v.theirs)
 	before, left := n.catalog.Digest(), n.refusals[refusedBudget].Load()
+	shut := false // what was good of it is kept all the same
 	for _, env := range v.roots {
+		if shut {
+			break
+		}
 		if !n.ex.fetched.may(time.Now(), p) {
 			n.refusals.add(refusedBudget)
 			break
 		}
 		r := n.catalog.AddRoot(env)
-		if r.Checked {
-			n.ex.fetched.spend(time.Now(), p, rootCost)
+		if r.Checked > 0 {
+			n.ex.fetched.spend(time.Now(), p, r.Checked)
 			n.refusals.add(refusedRoot)
 		}
 		switch {
 		case r.Verdict == announce.Reject:
 			n.offence(p, fmt.Errorf("sending a trust root: %s", r.Reason))
-			return
+			shut = true
 		case r.Equivocation:
 			n.log.Warn("two trust roots of one version", slog.String("reason", r.Reason), slog.String("peer", p.String()))
 		}
 	}
 	n.ex.foreign[p] = !v.same && n.catalog.Foreign(v.root.version, v.root.id)
 	// A mesh with another root on the same link sends what we refuse, and is not to blame.
-	if !n.ex.foreign[p] {
+	if !n.ex.foreign[p] && !shut {
 		n.takeIn(p, v)
 	}
 	news := n.catalog.Digest() != before
-	if !v.more && n.refusals[refusedBudget].Load() == left { // nothing was left for a later one
+	if (!v.more || n.ex.foreign[p]) && n.refusals[refusedBudget].Load() == left { // nothing was left for a later one
 		n.ex.seen[p] = [2][8]byte{n.catalog.Digest(), v.theirs}
 	}
 	if news {
@@ -498,9 +549,15 @@ func (n *Node) takeIn(p peer.ID, v *visit) {
 	add := func(add func() announce.Result) {
 		if !n.ex.fetched.may(time.Now(), p) {
 			n.refusals.add(refusedBudget)
-		} else if add().Verdict == announce.Reject {
-			n.ex.fetched.spend(time.Now(), p, 2)
+			return
+		}
+		r := add()
+		if r.Verdict == announce.Reject {
 			n.refusals.add(refusedSignature)
+			r.Checked = max(r.Checked, 1)
+		}
+		if r.Verdict != announce.Accept {
+			n.ex.fetched.spend(time.Now(), p, r.Checked)
 		}
 	}
 	for _, e := range v.evidence {

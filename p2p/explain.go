@@ -144,6 +144,10 @@ func explainProduct(p *ProductStatus) []string {
 	case StateReady:
 		say("It is ready beside the live tree. Make it live with \"satchel apply %s\".", p.Product)
 	case StateActive:
+		if p.Live != nil && p.Newest != nil && (p.Live.Epoch != p.Newest.Epoch || p.Live.Seq != p.Newest.Seq) {
+			say("Live in %s/current is %s, which is newer: this home has lost what it knew, and does not go back.", p.Image, name(p.Live))
+			break
+		}
 		say("It is live in %s/current.", p.Image)
 	case StateHeld:
 		if p.Published {

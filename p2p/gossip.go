@@ -38,7 +38,7 @@ const (
 	maxMessages   = 16               // messages in one frame: honest nodes send one
 	maxBackoff    = 600              // seconds that a PRUNE may ask for; pubsub remembers it for so long
 	maxSecond     = 64               // ids that get a second look
-	floodFrames   = 1000             // frames over budget after which a neighbour is shut out
+	floodFrames   = 500              // frames over budget after which a neighbour is shut out
 )
 
 // gossip is the node's place in the topic.
@@ -318,7 +318,12 @@ func (n *Node) judge() judge {
 		rule: n.validate,
 		second: func(from peer.ID, envelope []byte) {
 			if sa, err := announce.ParseAnnouncement(envelope); err == nil {
-				n.post(func() { n.ruleOn(from, sa, true) }) // few: gossip has its budget
+				n.post(func() { // few: gossip has its budget
+					if n.ruleOn(from, sa, true).Verdict == announce.Reject && n.net != nil {
+						ps := n.net.gossip.ps // its goroutine may be waiting for ours
+						n.spawn(func(context.Context) { ps.PeerFeedback(topicName, from, pubsub.PeerFeedbackInvalidMessage) })
+					}
+				})
 			}
 		},
 		flood:  func(from peer.ID) { n.post(func() { n.offence(from, errFlood) }) },

@@ -35,7 +35,7 @@ func (t *tally) add(r refusal) { t[r].Add(1) }
 type Guard struct {
 	Refused map[string]uint64  // by reason: size, form, signature, newer, root, foreign, budget, flood, protocol
 	Banned  []string           // peers that are shut out now, by id
-	Scores  map[string]float64 // neighbours' gossip scores below zero, at most half a minute old
+	Scores  map[string]float64 // neighbours' gossip scores that are not zero, at most a quarter of a minute old; none is above
 	Held    map[string]int     // entries that are kept of strangers, by table
 }
 
@@ -52,7 +52,7 @@ func (n *Node) Guard() Guard {
 		}
 		g.Banned = append(g.Banned, r.gater.list(time.Now())...)
 		for p, score := range r.gossip.scores() {
-			if score < 0 {
+			if score != 0 {
 				g.Scores[p.String()] = score
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"runtime/debug"
@@ -210,7 +211,7 @@ func (n *Node) advance(l *line) {
 		if n.canFetch(target.Manifest) && len(n.sessions) < maxFetches {
 			n.startFetch(l, target)
 		}
-	case l.dir == "":
+	case l.dir == "", n.behindLive(l, &target):
 		l.calm()
 	default:
 		if _, ok := deployed(l.img, &target); ok {
@@ -219,6 +220,20 @@ func (n *Node) advance(l *line) {
 			n.startStage(l, target)
 		}
 	}
+}
+
+// behindLive reports whether a is older than what is live: neighbours know less than this machine did before it lost its
+// catalog. Only a person who rolled back, or who replaced the trust root, makes a machine go to a lower number.
+func (n *Node) behindLive(l *line, a *announce.Announcement) bool {
+	if l.img == nil {
+		return false
+	}
+	live, ok := l.img.Live()
+	if !ok || live.Release.Product != a.Product || live.Release.Epoch < a.Epoch || live.Release.Epoch == a.Epoch && live.Release.Seq <= a.Seq {
+		return false
+	}
+	_, anew := n.db.get("anew", a.Product)
+	return !anew
 }
 
 // isRelease reports whether d is what a announces: a recall is another deployment of the same manifest.
@@ -376,12 +391,21 @@ func fetchError(home string, err error) error {
 	switch {
 	case errors.As(err, new(*manifest.PolicyError)):
 		return policyError(err)
+	case errors.Is(err, fetch.ErrRelease):
+		return releaseError(err)
+	case errors.Is(err, fs.ErrExist):
+		return fail(CodeConflict, "something else writes to "+home+"/store/partial: only satchel should be able to; what it put there can go", err)
 	case errors.Is(err, store.ErrNoSpace), errors.Is(err, syscall.ENOSPC):
 		return fail(CodeNoSpace, `make room on the disk of `+home+`, for example with "satchel prune"; what is here is kept, and the fetch goes on by itself`, err)
 	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES):
 		return fail(CodeReadOnly, "make "+home+" writable; the fetch then goes on by itself", err)
 	}
 	return err
+}
+
+// releaseError adds what to do about a release that is not what it was announced to be.
+func releaseError(err error) error {
+	return fail(CodeRefused, "only its publisher can help, with a newer release; what is live here stays", err)
 }
 
 // policyError adds what to do about files that the trust root does not allow.
@@ -402,7 +426,7 @@ func (n *Node) startStage(l *line, target announce.Announcement) {
 			n.log.Info("release ready", slog.String("product", l.product), slog.String("version", target.Version))
 		case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrMismatch):
 			n.doubt(target.Manifest) // fetched again, the missing part only
-		case errors.Is(err, context.Canceled), errors.Is(err, syscall.ENOSPC):
+		case errors.Is(err, context.Canceled), errors.Is(err, syscall.ENOSPC), CodeOf(err) == CodeRefused:
 		case l.img == img: // its directory may have gone away, and come back: look again
 			n.giveUp(l)
 		}
@@ -413,6 +437,9 @@ func (n *Node) stage(ctx context.Context, img *image.Image, target announce.Anno
 	m, err := n.store.Manifest(target.Manifest)
 	if err != nil {
 		return fmt.Errorf("reading the manifest: %w", err)
+	}
+	if err := belongs(&m.Header, &target); err != nil { // it may have come for another release
+		return releaseError(err)
 	}
 	if err := m.Check(may); err != nil { // it may have come before the root changed
 		return policyError(err)

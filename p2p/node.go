@@ -474,13 +474,15 @@ func (n *Node) view() *catalogView {
 		return n.ex.view
 	}
 	v := &catalogView{digest: c.Digest(), root: rootName{c.RootVersion(), c.RootID()}, heads: c.Heads(), roots: c.RootChain(),
-		evidence: c.Evidence(), timestamps: c.Timestamps(), envelopes: map[string][]byte{}}
+		timestamps: c.Timestamps(), envelopes: map[string][]byte{}, claims: map[string][][]byte{}}
 	if rival, ok := c.Rival(); ok {
 		v.rival = rival.Envelope
 	}
 	for _, h := range v.heads {
 		if _, env, ok := c.Latest(h.Product); ok {
 			v.envelopes[h.Product] = env
+		} else {
+			v.claims[h.Product] = c.Claims(h.Product)
 		}
 	}
 	n.ex.view = v

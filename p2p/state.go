@@ -34,12 +34,14 @@ import (
 //	peers      node id → addresses and when it was last seen
 //	published  product → "": it was announced from this home, which keeps its newest release
 //	history    product, epoch and seq of what was announced from this home → manifest CID
+//	marks      product → epoch, seq and floor: the highest that was ever accepted in the epoch
+//	anew       product → "": a person replaced the trust root, and its live release may be followed by a lower number
 //	meta       "port" → the port of the last run, "count" → the seconds that the home has counted
 type state struct {
 	db *bolt.DB
 }
 
-var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps", "history"}
+var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps", "history", "marks", "anew"}
 
 func openState(home string) (*state, error) {
 	db, err := bolt.Open(filepath.Join(home, "state.db"), 0o600, &bolt.Options{Timeout: 2 * time.Second})
@@ -113,16 +115,21 @@ func (s *state) saveCatalog(c *announce.Catalog) error {
 			announced[h.Product] = env
 		}
 	}
+	marks := map[string][]byte{}
+	for _, m := range k.Marks {
+		v := binary.AppendUvarint(binary.AppendUvarint(nil, m.Epoch), m.Seq)
+		marks[m.Product] = binary.AppendUvarint(v, m.Floor)
+	}
 	for i, e := range k.Evidence {
 		v := binary.AppendUvarint(nil, uint64(len(e.A)))
-		evidence[fmt.Sprintf("%02d", i)] = append(append(v, e.A...), e.B...)
+		evidence[fmt.Sprintf("%05d", i)] = append(append(v, e.A...), e.B...)
 	}
 	for i, t := range k.Timestamps {
 		times[fmt.Sprintf("%02d", i)] = append(binary.AppendVarint(nil, t.Up), t.Envelope...)
 	}
 	return s.db.Update(func(tx *bolt.Tx) error {
 		return errors.Join(replace(tx, "roots", roots), replace(tx, "announced", announced), replace(tx, "evidence", evidence),
-			replace(tx, "timestamps", times))
+			replace(tx, "timestamps", times), replace(tx, "marks", marks))
 	})
 }
 
@@ -173,6 +180,13 @@ func (s *state) loadCatalog() (*announce.Catalog, error) {
 	s.all("timestamps", func(_ string, v []byte) {
 		if up, n := binary.Varint(v); n > 0 {
 			k.Timestamps = append(k.Timestamps, announce.KeptTimestamp{Up: up, Envelope: v[n:]})
+		}
+	})
+	s.all("marks", func(product string, v []byte) {
+		b := &body{b: v}
+		m := announce.Mark{Product: product, Epoch: b.uvarint("epoch"), Seq: b.uvarint("seq"), Floor: b.uvarint("floor")}
+		if b.err == nil {
+			k.Marks = append(k.Marks, m)
 		}
 	})
 	return announce.Restore(k)

@@ -164,9 +164,9 @@ func (n *Node) releasesOf(targets []announce.Announcement, since uint64) (out []
 	case since >= a.Seq:
 		return nil, fail(CodeBadInput, "give the number of the release that the other machines have", fmt.Errorf("seq %d is not older than %s %s (seq %d)", since, a.Product, a.Version, a.Seq))
 	}
-	m, _ := n.announced(a.Product, since)
+	m := n.announced(a.Product, a.Epoch, since)
 	if !m.Defined() {
-		if m, _, err = n.inStore(a.Product, since); err != nil {
+		if m, err = n.inStore(a.Product, a.Epoch, since); err != nil {
 			return nil, err
 		}
 	}

@@ -258,9 +258,11 @@ func TestHostileSticks(t *testing.T) {
 	old, current, next := t.TempDir(), t.TempDir(), t.TempDir()
 	pub.publish("lessons", "1", primer(t, 1))
 	pub.export(old)
-	pub.publish("lessons", "2", primer(t, 2))
+	second := primer(t, 2)
+	pub.publish("lessons", "2", second)
 	pub.export(current)
-	third := primer(t, 2)
+	third := t.TempDir()
+	must(t, os.CopyFS(third, os.DirFS(second)))
 	must(t, os.WriteFile(filepath.Join(third, "new"), []byte("new in version 3"), 0o644))
 	must(t, os.WriteFile(filepath.Join(third, "large"), []byte(noise(77, 1<<20)), 0o644))
 	pub.publish("lessons", "3", third)
@@ -322,6 +324,7 @@ func TestHostileSticks(t *testing.T) {
 					bad[len(bad)-1-i%60] ^= byte(1 + i/60)
 					d.Announcements = append(d.Announcements, bad)
 				}
+				d.Announcements = append(d.Announcements, env) // so far nobody reads
 			})
 		}, code: p2p.CodeCorrupt, text: "the stick is damaged", problem: "documents in the catalog are false"},
 		{name: "73 pulled out early: only a part is there", from: next, do: func(t *testing.T, usb string) {
@@ -382,7 +385,7 @@ func TestHostileSticks(t *testing.T) {
 			if _, err := lap.imports(current); err != nil {
 				t.Fatal(err)
 			}
-			lap.apply("lessons", primer(t, 2), img)
+			lap.apply("lessons", second, img)
 			usb := filepath.Join(t.TempDir(), "usb")
 			if c.from != "" {
 				must(t, os.CopyFS(usb, os.DirFS(c.from)))
@@ -407,7 +410,7 @@ func TestHostileSticks(t *testing.T) {
 			if after := lap.state(img); (after != before) != c.changes {
 				t.Errorf("before\n%s\nafter\n%s", before, after)
 			}
-			sameTree(t, primer(t, 2), img)
+			sameTree(t, second, img)
 			if _, err := os.Lstat(usb + "/ran"); err == nil {
 				t.Error("a script ran")
 			}
@@ -444,6 +447,26 @@ func rewrite(t *testing.T, usb string, change func(*stick.Documents)) {
 	must(t, err)
 	change(d)
 	must(t, os.WriteFile(filepath.Join(st.Path(), c.Name), d.Encode(), 0o644))
+}
+
+// What another publisher has on the stick disturbs nobody.
+func TestStickOfTwoPublishers(t *testing.T) {
+	m, other := newMesh(t), newMesh(t)
+	usb := t.TempDir()
+	for _, m := range []*mesh{m, other} {
+		for _, name := range []string{"lessons", "art"} {
+			pub := m.open(t.TempDir())
+			pub.publish(name, "1", tree(t, map[string]string{"a": name + noise(len(usb), 1000)}))
+			pub.export(usb)
+		}
+	}
+	for _, m := range []*mesh{m, other} {
+		lap := m.open(t.TempDir())
+		must(t, lap.Carry("*"))
+		if res, err := lap.imports(usb); err != nil || res.ProblemCount > 0 || outcomes(res) != "art ready, lessons ready" {
+			t.Errorf("%v, %+v", err, res)
+		}
+	}
 }
 
 // A home that trusts nobody is told which file to check, and takes nothing.

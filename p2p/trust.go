@@ -38,6 +38,9 @@ type TimestampHead struct {
 	Seq     uint64 `json:"seq"`
 }
 
+// maxVouched is how many products timestamps of one time can name: more than eight are not kept.
+const maxVouched = 8 * announce.MaxTimestampHeads
+
 // NextTimestamp says what a timestamp of now would say.
 func (n *Node) NextTimestamp() (next NextTimestamp, err error) {
 	err = n.call(func() error {
@@ -46,8 +49,9 @@ func (n *Node) NextTimestamp() (next NextTimestamp, err error) {
 			return errNoRoot()
 		}
 		next = NextTimestamp{RootVersion: root.Version, Keys: []string{}, Heads: []TimestampHead{}}
-		if next.Earliest = n.catalog.Earliest(n.count.now().Up); next.Earliest > 0 {
-			next.Latest = next.Earliest + announce.MaxDrift
+		// Dates alone, without what was counted since: a clock that is a second behind another is right.
+		if next.Earliest = n.catalog.Earliest(0); next.Earliest > 0 {
+			next.Latest = n.catalog.Earliest(n.count.now().Up) + announce.MaxDrift
 		}
 		role, ok := root.Roles[announce.RoleTimestamp]
 		if !ok {
@@ -58,7 +62,7 @@ func (n *Node) NextTimestamp() (next NextTimestamp, err error) {
 			next.Keys = append(next.Keys, id.String())
 		}
 		for _, h := range n.catalog.Heads() {
-			if !h.Refused {
+			if !h.Refused && len(next.Heads) < maxVouched {
 				next.Heads = append(next.Heads, TimestampHead{h.Product, h.Epoch, h.Seq})
 			}
 		}
@@ -142,7 +146,9 @@ func (n *Node) stamp() {
 	n.spawn(func(context.Context) { // its verbs wait for the node's goroutine
 		err := n.signStamp(clock.Wall)
 		n.post(func() {
-			n.stampErr = err
+			if n.stampErr = err; err != nil {
+				n.nextStamp = min(n.nextStamp, n.count.now().Up+stampPatience) // clocks are set
+			}
 			n.touch()
 		})
 		if err != nil {
@@ -161,7 +167,7 @@ func (n *Node) signStamp(at int64) error {
 		return err
 	}
 	for _, env := range envelopes {
-		if err := n.AddTimestamp(env); err != nil {
+		if err := n.AddTimestamp(env); err != nil && CodeOf(err) != CodeOlder { // another server was faster
 			return err
 		}
 	}
@@ -229,10 +235,9 @@ func (n *Node) policy(product string) (p manifest.Policy) {
 
 // belowFloor says why a person may not go back to d, or nil: its publisher said that machines never go below.
 func (n *Node) belowFloor(d image.Release) error {
-	a, _, ok := n.catalog.Latest(d.Product)
 	floors := [][2]uint64{}
-	if ok && a.Floor > 0 {
-		floors = append(floors, [2]uint64{a.Epoch, a.Floor})
+	if m := n.catalog.Mark(d.Product); m.Floor > 0 {
+		floors = append(floors, [2]uint64{m.Epoch, m.Floor})
 	}
 	if root := n.catalog.Root(); root != nil {
 		if rule, ok := root.Rule(d.Product); ok && rule.Floor > 0 {
@@ -258,21 +263,27 @@ type PastRelease struct {
 	TotalSize    uint64 `json:"total_size"`
 }
 
-// Past finds the release seq of product for a recall: one that was announced from this home, or whose manifest is in the
-// store. Of several epochs the newest counts.
-func (n *Node) Past(product string, seq uint64) (out PastRelease, err error) {
-	if err := announce.ValidProduct(product); err != nil {
-		return out, fail(CodeBadInput, "a product is named like xo-os or lessons.maths", err)
+// Past finds the release (epoch, seq) of product for a recall: one that was announced from this home, or whose manifest is in
+// the store. Epoch 0 is the trust root's.
+func (n *Node) Past(product string, epoch, seq uint64) (out PastRelease, err error) {
+	if epoch == 0 {
+		next, err := n.Next(product)
+		if err != nil {
+			return out, err
+		}
+		epoch = next.Epoch
 	}
-	m, out := n.announced(product, seq)
+	m := n.announced(product, epoch, seq)
 	if !m.Defined() {
-		if m, out, err = n.inStore(product, seq); err != nil {
+		if m, err = n.inStore(product, epoch, seq); err != nil {
 			return out, err
 		}
 	}
 	if !m.Defined() {
-		return out, fail(CodeNotFound, "publish the older tree again instead", fmt.Errorf("no content of %s seq %d is in this home", product, seq))
+		return out, fail(CodeNotFound, "publish the older tree again instead; a release of another epoch is named with --epoch",
+			fmt.Errorf("no content of %s epoch %d, seq %d is in this home", product, epoch, seq))
 	}
+	out.Epoch, out.Seq = epoch, seq
 	if err := n.checkWhole(m); err != nil {
 		return out, err
 	}
@@ -320,25 +331,24 @@ func (n *Node) histories() (all []history) {
 	return all
 }
 
-func (n *Node) announced(product string, seq uint64) (cid.Cid, PastRelease) {
+func (n *Node) announced(product string, epoch, seq uint64) cid.Cid {
 	for _, h := range n.histories() {
-		if h.product == product && h.number[1] == seq {
-			return h.manifest, PastRelease{Epoch: h.number[0], Seq: seq}
+		if h.product == product && h.number == [2]uint64{epoch, seq} {
+			return h.manifest
 		}
 	}
-	return cid.Undef, PastRelease{}
+	return cid.Undef
 }
 
-func (n *Node) inStore(product string, seq uint64) (found cid.Cid, out PastRelease, err error) {
+func (n *Node) inStore(product string, epoch, seq uint64) (cid.Cid, error) {
 	all, err := n.store.Manifests()
 	if err != nil {
-		return found, out, err
+		return cid.Undef, err
 	}
 	for _, c := range all {
-		m, err := n.store.Manifest(c)
-		if err == nil && m.Product == product && m.Seq == seq && (!found.Defined() || m.Epoch > out.Epoch) {
-			found, out = c, PastRelease{Epoch: m.Epoch, Seq: m.Seq}
+		if m, err := n.store.Manifest(c); err == nil && m.Product == product && m.Epoch == epoch && m.Seq == seq {
+			return c, nil
 		}
 	}
-	return found, out, nil
+	return cid.Undef, nil
 }

@@ -59,7 +59,7 @@ func TestRecallFetchesNothing(t *testing.T) {
 
 func (l *laptop) recall(product string, to uint64) {
 	l.m.t.Helper()
-	past, err := l.Past(product, to)
+	past, err := l.Past(product, 0, to)
 	if err != nil {
 		l.m.t.Fatal(err)
 	}

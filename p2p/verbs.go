@@ -28,6 +28,13 @@ func (n *Node) Trust(rootFile []byte, force bool) error {
 			return fail(CodeRefused, `check the file with "satchel root verify FILE"; to replace the trust of this machine altogether use --force`,
 				fmt.Errorf("trusting the root: %w", err))
 		}
+		for product, l := range n.lines {
+			if force && l.dir != "" { // it is a person who starts anew
+				if err := n.db.put("anew", product, nil); err != nil {
+					return err
+				}
+			}
+		}
 		clear(n.ex.seen) // what nobody could verify a moment ago may be good now
 		return n.keepCatalog()
 	})
@@ -177,6 +184,9 @@ type NextRelease struct {
 	MaySetuid   bool     `json:"may_setuid"`
 	MayNames    bool     `json:"may_names"`
 	MayLinkOut  bool     `json:"may_link_out"`
+
+	WakeKeys      []string `json:"wake_keys"` // ids of the keys that must sign, too, for a release to wake
+	WakeThreshold int      `json:"wake_threshold"`
 }
 
 // Next says under which numbers the next release of product goes.
@@ -199,9 +209,13 @@ func (n *Node) Next(product string) (next NextRelease, err error) {
 		for _, id := range rule.Keys {
 			next.Keys = append(next.Keys, id.String())
 		}
-		for _, h := range n.catalog.Heads() { // also a refused head uses its number up
-			if h.Product == product && h.Epoch == rule.Epoch {
-				next.Seq = max(next.Seq, h.Seq+1)
+		if m := n.catalog.Mark(product); m.Epoch == rule.Epoch { // what was refused, or lost its key, uses its number up, too
+			next.Seq, next.Floor = max(next.Seq, m.Seq+1), max(next.Floor, m.Floor)
+		}
+		if role, ok := root.Roles[announce.RoleWake]; ok {
+			next.WakeThreshold = role.Threshold
+			for _, id := range role.Keys {
+				next.WakeKeys = append(next.WakeKeys, id.String())
 			}
 		}
 		return nil
@@ -308,7 +322,7 @@ func reached(ps ProductStatus, seq uint64, state string) bool {
 			return false
 		}
 		if seq == 0 {
-			return r.Manifest == ps.Newest.Manifest
+			return r.Manifest == ps.Newest.Manifest && r.Epoch == ps.Newest.Epoch && r.Seq == ps.Newest.Seq
 		}
 		return r.Epoch > ps.Newest.Epoch || (r.Epoch == ps.Newest.Epoch && r.Seq >= seq)
 	}
@@ -334,11 +348,18 @@ func (n *Node) Apply(ctx context.Context, product string) (ReleaseStatus, error)
 		if !ok {
 			return n.notReady(l, "nothing newer is staged for "+product)
 		}
+		if n.behindLive(l, &target) {
+			return fail(CodeOlder, "if the trust root was replaced on purpose, trust it again with --force",
+				fmt.Errorf("%s seq %d is older than what is live", product, target.Seq))
+		}
 		if live, ok := img.Live(); !ok || live.ID != d.ID {
 			if err := img.Activate(d.ID); err != nil {
 				return fmt.Errorf("activating %s: %w", d.ID, imageError(l.dir, err))
 			}
 			n.log.Info("release live", slog.String("product", product), slog.String("version", d.Release.Version))
+			if err := n.db.delete("anew", product); err != nil {
+				return err
+			}
 		}
 		out = *n.release1(d)
 		n.touch()
@@ -766,12 +787,7 @@ func (n *Node) published(product string) bool {
 }
 
 func (n *Node) refused(name string) bool {
-	for _, h := range n.catalog.Heads() {
-		if h.Product == name {
-			return true // known, but Latest gives nothing: equivocation
-		}
-	}
-	return false
+	return len(n.catalog.Claims(name)) > 0
 }
 
 func (n *Node) deployments(ps *ProductStatus, img *image.Image, target announce.Announcement, known bool) {
@@ -785,7 +801,7 @@ func (n *Node) deployments(ps *ProductStatus, img *image.Image, target announce.
 	if !known {
 		return
 	}
-	if isLive && isRelease(live, &target) {
+	if isLive && isRelease(live, &target) || n.behindLive(n.lines[ps.Product], &target) {
 		ps.State = StateActive
 	} else if d, ok := deployed(img, &target); ok {
 		ps.State = StateReady

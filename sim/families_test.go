@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -79,13 +80,10 @@ var families = []family{
 			}
 			return random(e, i, 500)
 		})},
-	{name: "useless", what: "flood with well-formed announcements that nobody has to check: older, foreign, of newer roots", shut: true,
-		attack: every(20*time.Millisecond, func(e *hostile, i int) []byte {
-			if i > 3000 {
-				return nil
-			}
-			a := announcement("lessons", uint64(i+1))
-			a.RootVer = uint64(2 + i%3)
+	{name: "useless", what: "flood with well-formed announcements that nobody can check", shut: true,
+		attack: every(80*time.Millisecond, func(e *hostile, i int) []byte {
+			a := announcement("lessons", 1)
+			a.RootVer = 7
 			return message(e.cheap(a, i))
 		})},
 
@@ -93,7 +91,7 @@ var families = []family{
 		attack: every(2*time.Second, func(e *hostile, i int) []byte { return ihave(randomIDs(e, i, 600)...) })},
 	{name: "IWANT flood", what: "ask for the same messages for ever, and for unknown ones", shut: true,
 		before: func(e *hostile, env []byte) { e.mu.Lock(); e.old = append(e.old, idOf(env)); e.mu.Unlock() },
-		attack: every(100*time.Millisecond, func(e *hostile, i int) []byte {
+		attack: every(60*time.Millisecond, func(e *hostile, i int) []byte {
 			e.mu.Lock()
 			defer e.mu.Unlock()
 			return join(iwant(e.old...), iwant(randomIDs(e, i, 10)...))
@@ -149,10 +147,10 @@ var families = []family{
 	{name: "watchers", what: "watch and unwatch, ask and cancel, as fast as they can", attack: watchers},
 }
 
-// every sends a frame to all targets again and again; nil is none.
+// every sends a frame to all targets again and again, in waves; nil is none.
 func every(d time.Duration, f func(e *hostile, i int) []byte) func(e *hostile) {
 	return func(e *hostile) {
-		for i := 0; e.sleep(d); i++ {
+		for i := 0; e.wave(d); i++ {
 			if !e.heard() {
 				continue
 			}
@@ -180,21 +178,21 @@ func forged(e *hostile, i int) []byte {
 	return env
 }
 
-// cheap is a like a, with a signature of noise: forgers need not sign.
+// cheap is like a, with a signature and a manifest of noise: forgers need not sign. It is for one a of each host.
 func (e *hostile) cheap(a *announce.Announcement, i int) []byte {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.form == nil {
 		env, err := a.Sign(e.signer)
 		if err != nil {
-			panic(err)
+			panic(err) // its form is constant
 		}
 		e.form = env
 	}
 	b := bytes.Clone(e.form)
-	copy(b[len(b)-64:], random(e, i, 64))
-	// The CID of the manifest makes it another payload.
-	if at := bytes.Index(b, announcement("lessons", 1).Manifest.Bytes()); at >= 0 {
-		copy(b[at+4:], random(e, i, 32))
-	}
+	noise := random(e, i, 96)
+	copy(b[len(b)-64:], noise)
+	copy(b[bytes.Index(b, a.Manifest.Bytes())+4:], noise[64:]) // another manifest, another payload
 	return b
 }
 
@@ -245,7 +243,7 @@ func variants(env []byte) (bad, good [][]byte) {
 
 // newcomers: each name says its piece and goes.
 func newcomers(e *hostile) {
-	for i := 0; e.sleep(45 * time.Second); i++ {
+	for i := 0; e.wave(40 * time.Second); i++ {
 		key, _, err := crypto.GenerateEd25519Key(bytes.NewReader(noise(fmt.Sprint("newcomer", e.n, i), 64)))
 		if err != nil {
 			panic(err)
@@ -281,7 +279,7 @@ var mayhem = every(time.Second, func(e *hostile, i int) []byte {
 	case 3:
 		return join(idontwant(randomIDs(e, i, 100)...), iwant(randomIDs(e, i, 100)...))
 	}
-	return message(e.cheap(announcement("lessons", uint64(i+1)), i))
+	return message(e.cheap(announcement("lessons", 1_000_000), i))
 })
 
 // Liars in the catalog exchange.
@@ -303,16 +301,20 @@ func head(product string, seq uint64) []byte {
 	return frame(frameHead, counted([]byte(product)), binary.AppendUvarint(nil, 1), binary.AppendUvarint(nil, seq), make([]byte, 20))
 }
 
+// junk is the heads of 10,000 products.
+var junk = sync.OnceValue(func() (b []byte) {
+	for i := range 10_000 {
+		b = append(b, head(fmt.Sprintf("junk.%d", i), 1)...)
+	}
+	return append(b, frame(frameEnd)...)
+})
+
 func (e *hostile) junkHeads(s network.Stream) {
 	r, ok := e.hello(s)
 	if !ok {
 		return
 	}
-	var b []byte
-	for i := range 10_000 {
-		b = append(b, head(fmt.Sprintf("junk.%d.%d", e.n, i), 1)...)
-	}
-	if _, err := s.Write(append(b, frame(frameEnd)...)); err != nil {
+	if _, err := s.Write(junk()); err != nil {
 		s.Reset()
 		return
 	}
@@ -346,18 +348,22 @@ func (e *hostile) forgedCatalog(s network.Stream) {
 		return
 	}
 	i := 1000 * int(e.lies.Load())
-	s.Write(append(head("lessons", uint64(100+i)), frame(frameEnd)...))
+	a := announcement("lessons", 1_000_000)
+	b := head("lessons", a.Seq)
+	for j := range 64 {
+		b = append(b, head(fmt.Sprintf("more.%d.%d", i, j), 1)...)
+	}
+	s.Write(append(b, frame(frameEnd)...))
 	for {
 		if typ, _, err := readFrame(r); err != nil || typ == frameEnd {
 			break
 		}
 	}
-	s.Write(frame(frameAnnouncement, forged(e, i)))
-	bad := forged(e, i+1)
-	for j := range 64 {
-		s.Write(frame(frameEvidence, counted(bad), forged(e, i+j)))
+	b = frame(frameAnnouncement, e.cheap(a, i))
+	for j := range 32 {
+		b = append(b, frame(frameEvidence, counted(e.cheap(a, i+j)), e.cheap(a, i+j+1))...)
 	}
-	s.Write(frame(frameEnd))
+	s.Write(append(b, frame(frameEnd)...))
 	s.Close()
 }
 
@@ -382,7 +388,7 @@ func (e *hostile) endlessRoots(s network.Stream) {
 
 // asks opens exchanges all the time: whoever answers learns of another digest, and asks back.
 func asks(e *hostile) {
-	for i := 0; e.sleep(5 * time.Second); i++ {
+	for i := 0; e.wave(5 * time.Second); i++ {
 		for _, t := range e.targets {
 			s, err := e.h.NewStream(network.WithNoDial(e.ctx, ""), t.ID, protoCatalog)
 			if err != nil {
@@ -403,7 +409,7 @@ func questions(e *hostile) {
 		b = append(b, counted([]byte("lessons"))...)
 	}
 	ask := bytes.Repeat(frame(frameAskProducts, b), 20)
-	for e.sleep(20 * time.Second) {
+	for e.wave(20 * time.Second) {
 		for _, t := range e.targets {
 			s, err := e.h.NewStream(network.WithNoDial(e.ctx, ""), t.ID, protoCatalog)
 			if err != nil {
@@ -504,7 +510,7 @@ func watchers(e *hostile) {
 	for range 200 {
 		b = append(append(b, frame(frameWatch, manifest)...), frame(frameUnwatch, manifest)...)
 	}
-	for e.sleep(10 * time.Second) {
+	for e.wave(20 * time.Second) {
 		for _, t := range e.targets {
 			go e.watch(t.ID, b)
 		}

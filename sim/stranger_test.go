@@ -58,11 +58,9 @@ type hostile struct {
 	ctx  context.Context
 	stop context.CancelFunc
 
-	signer announce.PrivateKey
-	lies   atomic.Int64 // told so far
-	struck atomic.Bool  // no more good neighbour
-	form   []byte       // see cheap
-
+	signer   announce.PrivateKey
+	lies     atomic.Int64 // told so far
+	struck   atomic.Bool  // no more good neighbour
 	wg       sync.WaitGroup
 	patience time.Duration // before it dials again whoever hung up
 	targets  []peer.AddrInfo
@@ -70,6 +68,7 @@ type hostile struct {
 	mu     sync.Mutex
 	gossip map[peer.ID]network.Stream // to each victim
 	old    [][]byte                   // what it knows of earlier releases
+	form   []byte                     // see cheap
 }
 
 // hostile makes the n-th host of a family, at an address of its own.
@@ -173,6 +172,18 @@ func (e *hostile) sleep(d time.Duration) bool {
 	case <-e.ctx.Done():
 		return false
 	}
+}
+
+// wave is sleep that ends during the first 90 of each 300 seconds: attacks come in waves, and each release comes in one.
+func (e *hostile) wave(d time.Duration) bool {
+	const period, long = 300 * time.Second, 90 * time.Second
+	if !e.sleep(d) {
+		return false
+	}
+	if at := time.Duration(time.Now().UnixNano()) % period; at > long {
+		return e.sleep(period - at)
+	}
+	return true
 }
 
 func (e *hostile) stream(p peer.ID) network.Stream {

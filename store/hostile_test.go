@@ -508,16 +508,12 @@ func hungryJobs(t *testing.T, s *store.Store, tree string) map[string]func() err
 	return map[string]func() error{
 		"publish": func() error { _, err := s.Publish(context.Background(), tree, options()); return err },
 		"fetch": func() error {
-			if err := fetchLarge(s, data); err != nil {
-				return err
-			}
+			err := fetchLarge(s, data)
 			for i := range 10 {
 				small := stream(fmt.Sprint("fetched", i), 3000)
-				if err := s.Put(store.RawCID(store.Sum(small)), small, 0o644); err != nil {
-					return err
-				}
+				err = errors.Join(err, s.Put(store.RawCID(store.Sum(small)), small, 0o644))
 			}
-			return s.Sync()
+			return errors.Join(err, s.Sync()) // also of what was accepted before the disk was full
 		},
 		"variant": func() error {
 			_, err := s.BlobFile(listOf(stream("old", 300_000)).Blob, 0o711)

@@ -209,9 +209,7 @@ func (e *env) publish(ctx context.Context, p *publishing) error {
 		if err := p.mayPublish(next); err != nil {
 			return err
 		}
-		if p.urgent && !next.MayWake {
-			e.say("warning", fmt.Sprintf("the trust root does not let %s wake machines: --urgent will wake none", p.product))
-		}
+		e.warnUrgent(p, next)
 		seq := next.Seq
 		if p.seqGiven {
 			seq = p.seq
@@ -239,6 +237,24 @@ func (e *env) publish(ctx context.Context, p *publishing) error {
 		e.printPublished(out)
 		return nil
 	})
+}
+
+// warnUrgent says when an urgent release will wake nobody.
+func (e *env) warnUrgent(p *publishing, next p2p.NextRelease) {
+	wakers := map[string]bool{}
+	for _, k := range p.keys {
+		if id := k.Public().ID().String(); slices.Contains(next.WakeKeys, id) {
+			wakers[id] = true
+		}
+	}
+	switch {
+	case !p.urgent:
+	case !next.MayWake:
+		e.say("warning", fmt.Sprintf("the trust root does not let %s wake machines: --urgent will wake none", p.product))
+	case next.WakeThreshold == 0 || len(wakers) < next.WakeThreshold:
+		e.say("warning", fmt.Sprintf("--urgent will wake nobody: it needs the signatures of %d of the wake role's keys (%s), too",
+			max(1, next.WakeThreshold), strings.Join(next.WakeKeys, ", ")))
+	}
 }
 
 // lockPublish has publishes into one home take turns: two at once would sign two releases with one number.
@@ -281,7 +297,7 @@ func (p *publishing) mayPublish(next p2p.NextRelease) error {
 		id := k.Public().ID().String()
 		if slices.Contains(next.Keys, id) {
 			signers[id] = true
-		} else if !p.urgent { // a key of the wake role signs an urgent release too
+		} else if !p.urgent || !slices.Contains(next.WakeKeys, id) { // a key of the wake role signs an urgent release too
 			return advise(p2p.CodeRefused, "sign with one of "+strings.Join(next.Keys, ", "),
 				fmt.Errorf("key %s may not sign releases of %s", id, p.product))
 		}

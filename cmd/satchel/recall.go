@@ -15,7 +15,7 @@ import (
 
 func newRecallCommand(e *env) *cobra.Command {
 	var p publishing
-	var to uint64
+	var to, epoch uint64
 	cmd := &cobra.Command{
 		Use:   "recall PRODUCT --to SEQ --key FILE",
 		Short: "publish an older release's content under a newer number",
@@ -33,6 +33,7 @@ Works with and without a running node.`, exitOK, exitFailure, exitUsage, exitRef
 	}
 	f := cmd.Flags()
 	f.Uint64Var(&to, "to", 0, "number `SEQ` of the release whose content is wanted back")
+	f.Uint64Var(&epoch, "epoch", 0, "epoch `N` of that release (default the trust root's)")
 	f.StringVar(&p.version, "version", "", "`VERSION` to show to people (default that of SEQ)")
 	f.StringArrayVar(&p.keyFiles, "key", nil, "private key `FILE` that signs; may be repeated")
 	f.StringVar(&p.expires, "expires", "", "`TIME` for which the release may be urgent, as 36h or 7d (default for ever)")
@@ -57,12 +58,12 @@ Works with and without a running node.`, exitOK, exitFailure, exitUsage, exitRef
 		if p.keys, err = e.readKeys(p.keyFiles); err != nil {
 			return err
 		}
-		return e.withNode(cmd.Context(), func(s *session) error { return e.recall(cmd.Context(), s, &p, to) })
+		return e.withNode(cmd.Context(), func(s *session) error { return e.recall(cmd.Context(), s, &p, epoch, to) })
 	}
 	return cmd
 }
 
-func (e *env) recall(ctx context.Context, s *session, p *publishing, to uint64) error {
+func (e *env) recall(ctx context.Context, s *session, p *publishing, epoch, to uint64) error {
 	began := time.Now()
 	unlock, err := e.lockPublish(ctx, s.home)
 	if err != nil {
@@ -73,13 +74,14 @@ func (e *env) recall(ctx context.Context, s *session, p *publishing, to uint64) 
 	if err != nil {
 		return err
 	}
-	if to == 0 || to+1 >= next.Seq {
+	if epoch > next.Epoch || to == 0 || (epoch == 0 || epoch == next.Epoch) && to+1 >= next.Seq {
 		return advise(p2p.CodeNotFound, `"satchel status" shows the newest, from which one goes back`, fmt.Errorf("%s has no release %d to go back to", p.product, to))
 	}
 	if err := p.mayPublish(next); err != nil {
 		return err
 	}
-	past, err := s.Past(ctx, p.product, to)
+	e.warnUrgent(p, next)
+	past, err := s.Past(ctx, p.product, epoch, to)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"time"
 
@@ -51,7 +54,8 @@ func newTimestampSignCommand(e *env) *cobra.Command {
 		Short: "sign a timestamp of what this home knows, as of now",
 		Long: withExit(`Sign a timestamp that says: as of now, the releases that this home knows are the
 newest. The home takes it on and the node passes it on. With --out it is written
-to a file too, to be carried to others by "satchel timestamp add".
+to a file too, to be carried to others by "satchel timestamp add"; an older
+timestamp in that file is replaced.
 
 The time is that of this machine's clock. One that cannot be right, because what
 is signed already is later or much earlier, is refused.
@@ -68,6 +72,9 @@ Works with and without a running node.`, exitOK, exitFailure, exitUsage, exitRef
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		private, err := e.readKeys(keys)
 		if err != nil {
+			return err
+		}
+		if err := mayReplace(out); err != nil {
 			return err
 		}
 		return e.withNode(cmd.Context(), func(s *session) error {
@@ -88,7 +95,7 @@ Works with and without a running node.`, exitOK, exitFailure, exitUsage, exitRef
 				all = append(all, env...)
 			}
 			if out != "" {
-				if err := writeNew(out, all, 0o644); err != nil {
+				if err := replaceOrNew(out, all); err != nil {
 					return err
 				}
 			}
@@ -108,6 +115,24 @@ Works with and without a running node.`, exitOK, exitFailure, exitUsage, exitRef
 		})
 	}
 	return cmd
+}
+
+// mayReplace lets the timestamp of yesterday be written over, and nothing else.
+func mayReplace(file string) error {
+	if _, err := os.Lstat(file); file == "" || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if _, err := readTimestamps(file); err != nil {
+		return advise(p2p.CodeBadInput, "choose another name, or move that file away", fmt.Errorf("%s is there already and is no timestamp", file))
+	}
+	return nil
+}
+
+func replaceOrNew(file string, text []byte) error {
+	if _, err := os.Lstat(file); err != nil {
+		return writeNew(file, text, 0o644)
+	}
+	return replaceFile(file, text)
 }
 
 // readKeys reads private keys.

@@ -51,14 +51,11 @@ func record(typ byte, data []byte) []byte {
 	return append(b, data...)
 }
 
-// parseDocuments reads a whole catalog file. It is taken as a whole or not at all.
+// parseDocuments reads a whole catalog file. It is taken as a whole or not at all. The documents are slices of b.
 func parseDocuments(b []byte) (*Documents, error) {
 	rest, ok := bytes.CutPrefix(b, []byte(catalogMagic))
 	if !ok {
 		return nil, errors.New("not a catalog")
-	}
-	if len(b) > maxCatalog {
-		return nil, fmt.Errorf("%d bytes, limit is %d", len(b), maxCatalog)
 	}
 	d := &Documents{}
 	for last := byte(0); ; {

@@ -159,7 +159,7 @@ func (x *exporter) openStick() error {
 		return err
 	}
 	defer top.Close()
-	if _, _, err := findDir(top); errors.Is(err, ErrNone) {
+	if _, err := findDir(top); errors.Is(err, ErrNone) {
 		if err := top.Mkdir(Dir, 0o755); err != nil {
 			return err
 		}

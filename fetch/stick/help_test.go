@@ -1,10 +1,10 @@
 package stick
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sort"
@@ -32,7 +32,7 @@ type publisher struct {
 
 func newPublisher(t *testing.T) *publisher {
 	t.Helper()
-	key, err := announce.GenerateKey(rand.Reader)
+	key, err := announce.GenerateKey(cryptorand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,12 +129,9 @@ func write(t *testing.T, path, text string) {
 
 // noise is n bytes that do not repeat, the same for the same seed.
 func noise(seed, n int) string {
-	var b bytes.Buffer
-	for i := 0; b.Len() < n; i++ {
-		d := store.Sum(fmt.Appendf(nil, "%d %d", seed, i))
-		b.Write(d[:])
-	}
-	return b.String()[:n]
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)}).Read(b)
+	return string(b)
 }
 
 // lessons is a tree with small files, an empty one, and large ones that share most chunks with the version before.

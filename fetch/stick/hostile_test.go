@@ -325,6 +325,7 @@ func TestHostileCatalogs(t *testing.T) {
 	for name, bad := range map[string][]byte{
 		"a million documents": end(append(slices.Clone(head), bytes.Repeat(record(recordAnnouncement, nil), 1_000_000)...)),
 		"one too many":        end(append(slices.Clone(head), bytes.Repeat(record(recordAnnouncement, nil), MaxAnnouncements+1)...)),
+		"65 timestamps":       end(append(slices.Clone(head), bytes.Repeat(record(recordTimestamp, nil), MaxTimestamps+1)...)),
 		"a long file":         append(slices.Clone(head), make([]byte, maxCatalog)...),
 		"cut off":             p.documents()[:100],
 		"noise":               append([]byte(catalogMagic), noise(1, 1000)...),
@@ -420,6 +421,21 @@ func TestExportDoesNotBelieveTheStick(t *testing.T) {
 	write(t, name, string(d.Encode()))
 	p.export(dir, two)
 	if seqs := p.announcedOn(dir); !slices.Equal(seqs, []uint64{2}) {
+		t.Errorf("announced: %v", seqs)
+	}
+
+	// So many false documents are not read to the end.
+	p.publish("lessons", map[string]string{"a": "3"})
+	_, newest, _ := p.cat.Latest("lessons")
+	st = open(t, dir)
+	d = &Documents{Root: st.Catalogs()[0].Root, Announcements: append(slices.Repeat([][]byte{forged}, maxRefused), newest)}
+	name = st.join(st.Catalogs()[0].Name)
+	st.Close()
+	write(t, name, string(d.Encode()))
+	if _, err := Export(context.Background(), c); err != nil {
+		t.Fatal(err)
+	}
+	if seqs := p.announcedOn(dir); !slices.Equal(seqs, []uint64{1}) {
 		t.Errorf("announced: %v", seqs)
 	}
 }
@@ -543,6 +559,27 @@ func TestStickThatDoesNotKeep(t *testing.T) {
 			if left, _ := filepath.Glob(filepath.Join(dir, Dir, "*")); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
 			}
+
+			// It keeps what is first written, and nothing after that.
+			x = newExporter(context.Background(), p.config(dir, r))
+			first := ""
+			x.read = func(f *os.File, b []byte, off int64) (int, error) {
+				n, err := f.ReadAt(b, off)
+				if first == "" {
+					first = f.Name()
+				}
+				if f.Name() == first {
+					return n, err
+				}
+				clear(b)
+				return n, err
+			}
+			if _, err := x.run(); !errors.Is(err, ErrMedium) {
+				t.Errorf("%v", err)
+			}
+			if left, _ := filepath.Glob(filepath.Join(dir, Dir, "*")); len(left) != 1 || !strings.HasSuffix(left[0], ".pack") {
+				t.Errorf("left behind: %v", left)
+			}
 		})
 	}
 }
@@ -559,13 +596,14 @@ func TestStickFull(t *testing.T) {
 	p.export(dir, small)
 	before := listing(t, dir)
 	large := p.publish("large", map[string]string{"a": noise(2, 12<<20)})
-	if _, err := Export(context.Background(), p.config(dir, small, large)); !errors.Is(err, store.ErrNoSpace) {
+	c := p.config(dir, small, large)
+	c.Progress = func(p Progress) { t.Errorf("it sets to work: %+v", p) }
+	if _, err := Export(context.Background(), c); !errors.Is(err, store.ErrNoSpace) {
 		t.Errorf("too much: %v", err)
 	}
 	if listing(t, dir) != before {
 		t.Errorf("before and after:\n%s\n%s", before, listing(t, dir))
 	}
-	c := p.config(dir, small, large)
 	c.Progress = func(Progress) { // somebody else fills it meanwhile
 		os.WriteFile(filepath.Join(dir, "film"), []byte(noise(3, 5<<20)), 0o644)
 	}

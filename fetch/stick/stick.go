@@ -117,7 +117,7 @@ func openDir(dir string, how int) (*Stick, error) {
 		return nil, err
 	}
 	defer top.Close()
-	name, was, err := findDir(top)
+	name, err := findDir(top)
 	if err != nil {
 		return nil, err
 	}
@@ -125,9 +125,10 @@ func openDir(dir string, how int) (*Stick, error) {
 	if s.root, err = top.OpenRoot(name); err != nil {
 		return nil, err
 	}
+	// Now that it is open: on FAT the inode of what is not may be another one at each look.
 	is, err := s.root.Stat(".")
-	if err == nil && !os.SameFile(was, is) {
-		err = fmt.Errorf("%s: replaced while opening it", name)
+	if fi, ferr := top.Lstat(name); err == nil && (ferr != nil || !os.SameFile(fi, is)) {
+		err = fmt.Errorf("%s: replaced while opening it: %w", name, ErrNone)
 	}
 	if err == nil {
 		s.dir, err = s.root.Open(".")
@@ -154,20 +155,20 @@ func openTop(dir string) (*os.Root, error) {
 	return os.OpenRoot(dir)
 }
 
-func findDir(top *os.Root) (string, fs.FileInfo, error) {
+func findDir(top *os.Root) (name string, err error) {
 	for _, name := range []string{Dir, strings.ToUpper(Dir)} {
 		fi, err := top.Lstat(name)
 		if err == nil && fi.IsDir() {
-			return name, fi, nil
+			return name, nil
 		}
 		if err == nil {
-			return "", nil, fmt.Errorf("%s is not a directory: %w", name, ErrNone)
+			return "", fmt.Errorf("%s is not a directory: %w", name, ErrNone)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
-			return "", nil, err
+			return "", err
 		}
 	}
-	return "", nil, ErrNone
+	return "", ErrNone
 }
 
 // Close gives the stick up. Closing it again does nothing.
@@ -327,7 +328,7 @@ func (s *Stick) openFile(name string) (*os.File, int64, error) {
 		return nil, 0, err
 	}
 	is, err := f.Stat()
-	if err == nil && (!os.SameFile(was, is) || !is.Mode().IsRegular()) {
+	if err == nil && !is.Mode().IsRegular() {
 		err = fmt.Errorf("replaced while opening it: %w", errNotFile)
 	}
 	if err != nil {

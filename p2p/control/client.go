@@ -149,9 +149,10 @@ func (c *Client) Announce(ctx context.Context, envelope []byte) error {
 }
 
 // Past finds an older release whose content is whole in the home.
-func (c *Client) Past(ctx context.Context, product string, seq uint64) (p2p.PastRelease, error) {
+func (c *Client) Past(ctx context.Context, product string, epoch, seq uint64) (p2p.PastRelease, error) {
 	var out p2p.PastRelease
-	err := c.call(ctx, http.MethodGet, "past", url.Values{"product": {product}, "seq": {strconv.FormatUint(seq, 10)}}, nil, &out)
+	err := c.call(ctx, http.MethodGet, "past", url.Values{"product": {product}, "epoch": {strconv.FormatUint(epoch, 10)},
+		"seq": {strconv.FormatUint(seq, 10)}}, nil, &out)
 	return out, err
 }
 

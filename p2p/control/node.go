@@ -32,7 +32,7 @@ type Node interface {
 	Announce(envelope []byte) error
 
 	// Past finds an older release whose content is whole here.
-	Past(product string, seq uint64) (p2p.PastRelease, error)
+	Past(product string, epoch, seq uint64) (p2p.PastRelease, error)
 	// NextTimestamp says what a timestamp of now would say; AddTimestamp takes one on and passes it on.
 	NextTimestamp() (p2p.NextTimestamp, error)
 	AddTimestamp(envelope []byte) error

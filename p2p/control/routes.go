@@ -105,12 +105,13 @@ func (s *server) next(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) past(w http.ResponseWriter, r *http.Request) {
-	seq, err := seqOf(r)
-	if err != nil {
+	epoch, err := numberOf(r, "epoch")
+	seq, err2 := numberOf(r, "seq")
+	if err := errors.Join(err, err2); err != nil {
 		s.answer(w, nil, err)
 		return
 	}
-	out, err := s.node.Past(r.FormValue("product"), seq)
+	out, err := s.node.Past(r.FormValue("product"), epoch, seq)
 	s.answer(w, out, err)
 }
 
@@ -120,16 +121,18 @@ func (s *server) explain(w http.ResponseWriter, r *http.Request) {
 }
 
 // seqOf reads the optional number of a release.
-func seqOf(r *http.Request) (uint64, error) {
-	v := r.FormValue("seq")
+func seqOf(r *http.Request) (uint64, error) { return numberOf(r, "seq") }
+
+func numberOf(r *http.Request, name string) (uint64, error) {
+	v := r.FormValue(name)
 	if v == "" {
 		return 0, nil
 	}
-	seq, err := strconv.ParseUint(v, 10, 64)
+	n, err := strconv.ParseUint(v, 10, 64)
 	if err != nil {
-		return 0, &p2p.Error{Code: p2p.CodeBadInput, Err: fmt.Errorf("reading seq: %w", err)}
+		return 0, &p2p.Error{Code: p2p.CodeBadInput, Err: fmt.Errorf("reading %s: %w", name, err)}
 	}
-	return seq, nil
+	return n, nil
 }
 
 // wait sends the product's status at each change, and at the end the one that was waited for.

@@ -169,7 +169,7 @@ func (n *Node) Announce(envelope []byte) error {
 }
 
 // Past knows no release.
-func (n *Node) Past(product string, seq uint64) (p2p.PastRelease, error) {
+func (n *Node) Past(product string, epoch, seq uint64) (p2p.PastRelease, error) {
 	return p2p.PastRelease{}, fail(p2p.CodeNotFound, "", fmt.Sprintf("no content of %s seq %d", product, seq))
 }
 
