@@ -569,7 +569,7 @@ func TestFullCatalog(t *testing.T) {
 	}
 	key, id := ed25519.NewKeyFromSeed(seed(5)), keyID(5) // by hand: 10,000 signatures take long enough
 	add := func(name string, seq uint64) announce.Verdict {
-		p := mapOf(with(with(with(annPairs(), 1, txt(name)), 3, num(1)), 4, num(seq))...)
+		p := mapOf(with(with(with(with(annPairs(), 1, txt(name)), 2, num(c.RootVersion())), 3, num(1)), 4, num(seq))...)
 		return c.Add(arr(byt(p), arr(sigPair(id, ed25519.Sign(key, append([]byte(dAnnouncement), p...)))))).Verdict
 	}
 	if add("here", 7) != announce.Accept {
@@ -685,6 +685,78 @@ func TestWords(t *testing.T) {
 	} {
 		if got[0] != got[1] {
 			t.Errorf("%s, want %s", got[0], got[1])
+		}
+	}
+}
+
+// TestStrangersAreBlamed: what neither our root nor the one that is named bears out is a lie, also when the two differ.
+func TestStrangersAreBlamed(t *testing.T) {
+	c := trusting(t)
+	c.AddRoot(signRoot(t, rootTwo(), 1, 2))
+	if res := c.Add(sign(t, release(7, "a"), 9)); res.Verdict != announce.Reject {
+		t.Errorf("under the root before: %+v", res)
+	}
+	rival := rootTwo()
+	rival.RenewBy = issued
+	if res := c.AddRoot(signRoot(t, rival, 1, 2)); !res.Equivocation {
+		t.Fatal(res)
+	}
+	if res := c.Add(sign(t, release(7, "a"), 9)); res.Verdict != announce.Reject {
+		t.Errorf("under the root before two rivals: %+v", res)
+	}
+}
+
+func TestMarksComeBack(t *testing.T) {
+	c := trusting(t)
+	c.Add(sign(t, release(7, "a"), 4))
+	for name, tt := range map[string]struct {
+		kept, want announce.Mark
+	}{
+		"higher":        {announce.Mark{Product: "xo-os", Epoch: 2, Seq: 9, Floor: 4}, announce.Mark{Product: "xo-os", Epoch: 2, Seq: 9, Floor: 4}},
+		"lower":         {announce.Mark{Product: "xo-os", Epoch: 2, Seq: 5}, announce.Mark{Product: "xo-os", Epoch: 2, Seq: 7}},
+		"epoch before":  {announce.Mark{Product: "xo-os", Epoch: 1, Seq: 99}, announce.Mark{Product: "xo-os", Epoch: 2, Seq: 7}},
+		"not a product": {announce.Mark{Product: "XO", Epoch: 2, Seq: 9}, announce.Mark{Product: "xo-os", Epoch: 2, Seq: 7}},
+	} {
+		k := c.Kept()
+		k.Marks = []announce.Mark{tt.kept}
+		d, err := announce.Restore(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := d.Marks(); len(got) != 1 || got[0] != tt.want {
+			t.Errorf("%s: %+v, want %+v", name, got, tt.want)
+		}
+	}
+	// A root may go back to a lower epoch; the mark of the higher one says nothing there.
+	k := c.Kept()
+	k.Announcements, k.Marks = nil, []announce.Mark{{Product: "xo-os", Epoch: 9, Seq: 99}}
+	d, err := announce.Restore(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res := d.Add(sign(t, release(7, "a"), 4)); res.Verdict != announce.Accept || d.Mark("xo-os") != (announce.Mark{Product: "xo-os", Epoch: 2, Seq: 7}) {
+		t.Errorf("%+v, mark %+v", res, d.Mark("xo-os"))
+	}
+}
+
+// TestOnlyOlderTimestampsAge: a timestamp is as old as one that is not dated later proves it to be.
+func TestOnlyOlderTimestampsAge(t *testing.T) {
+	heads := func(name string) []announce.TimestampHead {
+		return []announce.TimestampHead{{Product: name, Epoch: 1, Seq: 1}}
+	}
+	for first, want := range map[int64]int64{-10: 60, 0: 50, 1: 100, 100: 100} { // how much later it is dated; when the other is taken to have come
+		c := trusting(t)
+		c.AddTimestamp(50, timestamp(t, issued+first, 1, heads("a"), 7))
+		env := timestamp(t, issued, 1, heads("b"), 7)
+		c.AddTimestamp(100, env)
+		var got []int64
+		for _, k := range c.Timestamps() {
+			if bytes.Equal(k.Envelope, env) {
+				got = append(got, k.Up)
+			}
+		}
+		if len(got) != 1 || got[0] != want {
+			t.Errorf("behind one that is dated %d seconds later: came at %v, want %d", first, got, want)
 		}
 	}
 }

@@ -138,11 +138,11 @@ func answerWants(r *bufio.Reader, w *bufio.Writer, view *catalogView) error {
 				if products++; products > maxHeads {
 					return protocolError("more than %d products asked for", maxHeads)
 				}
-				product := string(b.counted("product"))
-				if env := view.envelopes[product]; env != nil {
+				product := b.counted("product")
+				if env := view.envelopes[string(product)]; env != nil {
 					w.Write(appendFrame(nil, frameAnnouncement, env))
 				}
-				if c := view.claims[product]; c != nil {
+				if c := view.claims[string(product)]; c != nil {
 					w.Write(appendFrame(nil, frameEvidence, binary.AppendUvarint(nil, uint64(len(c[0]))), c[0], c[1]))
 				}
 			}

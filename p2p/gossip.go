@@ -256,7 +256,7 @@ func scoreParams() *pubsub.PeerScoreParams {
 		BehaviourPenaltyThreshold: 6,
 		DecayInterval:             time.Second,
 		DecayToZero:               0.01,
-		RetainScore:               10 * time.Minute,
+		RetainScore:               firstBan / 2,
 		SeenMsgTTL:                seenFor,
 	}
 }

@@ -74,7 +74,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		}
 		parted := c.medium.parted(c.near.Addr(), c.far.Addr())
 		f.mu.Lock()
-		n, err, due := f.take(b, parted)
+		n, due, err := f.take(b, parted)
 		changed := f.changed
 		f.mu.Unlock()
 		if n > 0 || err != nil || len(b) == 0 {
@@ -87,16 +87,16 @@ func (c *conn) Read(b []byte) (int, error) {
 }
 
 // take returns what has arrived, or when the next bytes will: zero when something else must happen first.
-func (f *flow) take(b []byte, parted bool) (n int, err error, due time.Time) {
+func (f *flow) take(b []byte, parted bool) (n int, due time.Time, err error) {
 	switch {
 	case f.deaf:
-		return 0, net.ErrClosed, due
+		return 0, due, net.ErrClosed
 	case parted || len(f.queue) == 0:
-		return 0, nil, due
+		return 0, due, nil
 	case time.Now().Before(f.queue[0].at):
-		return 0, nil, f.queue[0].at
+		return 0, f.queue[0].at, nil
 	case f.queue[0].data == nil:
-		return 0, io.EOF, due
+		return 0, due, io.EOF
 	}
 	s := &f.queue[0]
 	n = copy(b, s.data)
@@ -106,7 +106,7 @@ func (f *flow) take(b []byte, parted bool) (n int, err error, due time.Time) {
 	}
 	f.held -= n
 	f.signalLocked()
-	return n, nil, due
+	return n, due, nil
 }
 
 // pause waits until something may have changed.

@@ -1,0 +1,209 @@
+package p2p
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"satchel/announce"
+	"satchel/store"
+)
+
+func announcedAs(t *testing.T, seq uint64, keys ...announce.PrivateKey) []byte {
+	t.Helper()
+	env, err := (&announce.Announcement{Product: "p", RootVer: 1, Epoch: 1, Seq: seq, Version: "v",
+		Manifest: store.RawCID(store.Sum(nil)), ManifestSize: 1}).Sign(keys...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return env
+}
+
+// offline is a node that trusts key and does not run.
+func offline(t *testing.T, key announce.PrivateKey) *Node {
+	t.Helper()
+	n, err := Open(Config{Home: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	ids := []announce.KeyID{key.Public().ID()}
+	root, err := (&announce.Root{Version: 1, Keys: []announce.PublicKey{key.Public()},
+		Roles:    map[announce.Role]announce.RoleRule{announce.RoleRoot: {Keys: ids, Threshold: 1}},
+		Products: []announce.ProductRule{{Pattern: "*", Epoch: 1, Keys: ids, Threshold: 1, Class: announce.ClassContent}}}).Sign(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Trust(root, false); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A liar's announcements are checked as long as its purse lasts, and then ignored; what others send is checked all the while.
+func TestChecksAreRationed(t *testing.T) {
+	key, forger := testKey(t), testKey(t)
+	n := offline(t, key)
+	rejected := 0
+	for i := range 100 {
+		switch r := n.validate("liar", announcedAs(t, uint64(i+10), forger)); r.Verdict {
+		case announce.Reject:
+			rejected++
+		case announce.Accept:
+			t.Fatal("a forgery is accepted")
+		}
+	}
+	if rejected == 0 || rejected > int(checksOfEach.burst) {
+		t.Errorf("%d of 100 forgeries were checked, at most %v may be", rejected, checksOfEach.burst)
+	}
+	if g := n.Guard(); g.Refused["signature"] != uint64(rejected) || g.Refused["budget"] != uint64(100-rejected) {
+		t.Errorf("counted %v", g.Refused)
+	}
+	if r := n.validate("liar", announcedAs(t, 5, key)); r.Verdict != announce.Ignore {
+		t.Errorf("over budget a true announcement gets %v, want to be ignored unchecked", r.Verdict)
+	}
+	if r := n.validate("honest", announcedAs(t, 5, key)); r.Verdict != announce.Accept {
+		t.Errorf("an honest neighbour's announcement gets %v", r.Verdict)
+	}
+}
+
+// Good news is never paid for, nor is what is here already, whatever its signatures.
+func TestHonestPeersPayNothing(t *testing.T) {
+	key := testKey(t)
+	n := offline(t, key)
+	for i := range 300 {
+		env := announcedAs(t, uint64(i+1), key)
+		if r := n.validate("honest", env); r.Verdict != announce.Accept {
+			t.Fatalf("announcement %d gets %v", i, r.Verdict)
+		}
+		if r := n.validate("honest", env); r.Verdict != announce.Ignore {
+			t.Fatalf("again it gets %v", r.Verdict)
+		}
+		spoiled := bytes.Clone(env)
+		spoiled[len(spoiled)-1] ^= 1
+		if r := n.validate("honest", spoiled); r.Verdict != announce.Ignore {
+			t.Fatalf("with a false signature, but known, it gets %v", r.Verdict)
+		}
+	}
+	if g := n.Guard(); g.Refused["signature"]+g.Refused["budget"] != 0 {
+		t.Errorf("counted %v", g.Refused)
+	}
+}
+
+// What no honest node sends is taken out of a frame before pubsub sees it.
+func TestTrim(t *testing.T) {
+	ids := make([]string, 1000)
+	for i := range ids {
+		ids[i] = fmt.Sprint(i)
+	}
+	name, many := topicName, uint64(math.MaxUint64)
+	c := &pb.ControlMessage{Idontwant: []*pb.ControlIDontWant{{MessageIDs: ids}}}
+	for range 50 {
+		c.Ihave = append(c.Ihave, &pb.ControlIHave{TopicID: &name, MessageIDs: ids})
+		c.Iwant = append(c.Iwant, &pb.ControlIWant{MessageIDs: ids})
+		c.Graft = append(c.Graft, &pb.ControlGraft{TopicID: &name})
+		c.Prune = append(c.Prune, &pb.ControlPrune{TopicID: &name, Backoff: &many, Peers: []*pb.PeerInfo{{PeerID: []byte("x")}}})
+	}
+	trim(c)
+	if len(c.Idontwant) != 0 || len(c.Ihave) != 1 || len(c.Iwant) != 1 || len(c.Graft) != 1 || len(c.Prune) != 1 {
+		t.Errorf("left: %d IDONTWANT, %d IHAVE, %d IWANT, %d GRAFT, %d PRUNE", len(c.Idontwant), len(c.Ihave), len(c.Iwant), len(c.Graft), len(c.Prune))
+	}
+	if len(c.Ihave[0].MessageIDs) > maxIDs || len(c.Iwant[0].MessageIDs) > maxIDs {
+		t.Error("more ids are left than fit")
+	}
+	if p := c.Prune[0]; p.GetBackoff() > maxBackoff || len(p.Peers) != 0 {
+		t.Errorf("PRUNE asks for %d seconds and names %d peers", p.GetBackoff(), len(p.Peers))
+	}
+}
+
+// A neighbour may send many frames at once and then some; who goes on is not heard, and then shut out. Others are heard.
+func TestFloodOfFrames(t *testing.T) {
+	g := &gossip{frames: newBudget(framesOfEach, framesOfAll), second: map[string]time.Time{}}
+	refused, shut := 0, 0
+	j := judge{flood: func(peer.ID) { shut++ }, refuse: func(refusal) { refused++ }}
+	for i := range 5 * floodFrames {
+		err := g.inspect("flooder", &pubsub.RPC{}, j)
+		if heard := i < int(framesOfEach.burst); heard != (err == nil) {
+			t.Fatalf("frame %d: %v", i, err)
+		}
+		if err != nil && !errors.Is(err, errFlood) {
+			t.Fatal(err)
+		}
+	}
+	if shut != 1 || refused != 5*floodFrames-int(framesOfEach.burst) {
+		t.Errorf("refused %d, shut out %d times", refused, shut)
+	}
+	if err := g.inspect("other", &pubsub.RPC{}, j); err != nil {
+		t.Errorf("another neighbour: %v", err)
+	}
+	// One frame with many messages costs as much as many.
+	full := &pubsub.RPC{}
+	for range 300 {
+		full.Publish = append(full.Publish, &pb.Message{})
+	}
+	if err := g.inspect("packer", full, j); err != nil || len(full.Publish) > maxMessages {
+		t.Errorf("%v, %d messages are left", err, len(full.Publish))
+	}
+	if err := g.inspect("packer", &pubsub.RPC{}, j); err == nil {
+		t.Error("three hundred messages in one frame cost one frame")
+	}
+}
+
+// Ids that get a second look are few, and not for ever.
+func TestSecondLook(t *testing.T) {
+	g := &gossip{second: map[string]time.Time{}}
+	key := testKey(t)
+	now := time.Now()
+	m := &pb.Message{Data: announcedAs(t, 1, key)}
+	if g.secondLook(m, now) {
+		t.Error("an id that nobody noted gets a second look")
+	}
+	for i := range 1000 {
+		g.lookAgain(fmt.Sprint(i), now)
+	}
+	g.lookAgain(messageID(m), now)
+	if len(g.second) > maxSecond {
+		t.Errorf("%d ids are noted, limit %d", len(g.second), maxSecond)
+	}
+	if !g.secondLook(m, now) || g.secondLook(m, now.Add(seenFor+time.Second)) {
+		t.Error("a second look is for as long as pubsub drops copies, no less and no more")
+	}
+}
+
+// The numbers of the package's documentation.
+func TestScoreNumbers(t *testing.T) {
+	p, limits := scoreParams(), scoreThresholds()
+	topic := p.Topics[topicName]
+	if topic.TimeInMeshWeight != 0 || topic.FirstMessageDeliveriesWeight != 0 || p.AppSpecificWeight != 0 {
+		t.Error("something earns a score above zero: whoever only forwards, or only stays, could save up for an attack")
+	}
+	if topic.MeshMessageDeliveriesWeight != 0 || topic.MeshFailurePenaltyWeight != 0 || p.IPColocationFactorWeight != 0 {
+		t.Error("silence, or the address of a classroom, is punished")
+	}
+	invalid := func(n float64) float64 { return n * n * topic.InvalidMessageDeliveriesWeight * topic.TopicWeight }
+	if invalid(4) < limits.GraylistThreshold || invalid(5) >= limits.GraylistThreshold {
+		t.Errorf("four lies score %v, five %v; the gray list begins at %v", invalid(4), invalid(5), limits.GraylistThreshold)
+	}
+	behaviour := func(n float64) float64 {
+		over := max(0, n-p.BehaviourPenaltyThreshold)
+		return over * over * p.BehaviourPenaltyWeight
+	}
+	if behaviour(6) != 0 || behaviour(12) < limits.GraylistThreshold || behaviour(13) >= limits.GraylistThreshold {
+		t.Errorf("six, twelve and thirteen breaches score %v, %v, %v", behaviour(6), behaviour(12), behaviour(13))
+	}
+	if limits.AcceptPXThreshold <= 0 {
+		t.Error("peers that score nothing may send us peers")
+	}
+	// One lie is forgotten in half an hour, not in a minute.
+	minute := math.Pow(topic.InvalidMessageDeliveriesDecay, 60)
+	if half := math.Pow(topic.InvalidMessageDeliveriesDecay, 1800); minute < 0.8 || half > p.DecayToZero*1.01 {
+		t.Errorf("of a lie %.2f is left after a minute, %.3f after half an hour", minute, half)
+	}
+}
