@@ -75,7 +75,7 @@ func TestFewAreLookedAt(t *testing.T) {
 	if len(st.Catalogs()) != maxCatalogs || len(st.RootFiles()) != maxRoots {
 		t.Errorf("%d catalogs, %d root files", len(st.Catalogs()), len(st.RootFiles()))
 	}
-	if got := st.Problems(); got.Count != 30 || len(got.Texts) != maxProblems {
+	if got := st.Problems(); got.Count != 30+1 || len(got.Texts) != maxProblems {
 		t.Errorf("%d problems, %d in words", got.Count, len(got.Texts))
 	}
 	st.Close()

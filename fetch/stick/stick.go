@@ -58,6 +58,7 @@ type Stick struct {
 	index    []place // sorted by half
 	roots    []string
 	catalogs []CatalogFile
+	crowded  bool // there are more catalogs than are looked at
 	problems Problems
 
 	open map[uint16]*os.File // packs
@@ -252,6 +253,9 @@ func (s *Stick) look(name string) error {
 	case n == cap(head) && string(head[:len(catalogMagic)]) == catalogMagic:
 		if len(s.catalogs) < maxCatalogs {
 			s.catalogs = append(s.catalogs, CatalogFile{name, [20]byte(head[len(head)-20:])})
+		} else if !s.crowded {
+			s.crowded = true
+			s.problems.add("there are more than %d catalogs; the others are not looked at", maxCatalogs)
 		}
 	case n > 0 && head[0] == rootHead && size <= announce.MaxRootFile:
 		if len(s.roots) < maxRoots {

@@ -66,6 +66,9 @@ func (x *exporter) tidy() error {
 
 // needed lists the pieces that the releases of all catalogs on the stick need.
 func (s *Stick) needed() (pieceSet, error) {
+	if s.crowded {
+		return nil, errors.New("not every catalog was looked at")
+	}
 	needed, releases := pieceSet{}, 0
 	for _, c := range s.catalogs {
 		d, err := s.Documents(c)
@@ -199,6 +202,6 @@ func (s *Stick) rescan() error {
 		f.Close()
 		delete(s.open, i)
 	}
-	s.packs, s.index, s.roots, s.catalogs = nil, nil, nil, nil
+	s.packs, s.index, s.roots, s.catalogs, s.crowded = nil, nil, nil, nil, false
 	return s.scan()
 }
