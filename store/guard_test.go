@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/multiformats/go-multihash"
 
 	"satchel/store"
+	"satchel/store/manifest"
 )
 
 // The tests of this file stand at single checks: what they offer is good but for one thing, or exactly at a limit.
@@ -158,7 +160,7 @@ func TestVariantsAreLookedAt(t *testing.T) {
 	s := open(t, t.TempDir())
 	c := put(t, s, "hello")
 	variant := func() string {
-		path, err := s.BlobFile(c, 0o755)
+		path, err := s.BlobFile(c, 0o777) // the mode of a link
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,26 +168,58 @@ func TestVariantsAreLookedAt(t *testing.T) {
 	}
 	for name, spoil := range map[string]func(path string) error{
 		"cut off":    func(path string) error { return os.Truncate(path, 4) },
-		"other mode": func(path string) error { return os.Chmod(path, 0o4755) },
+		"other mode": func(path string) error { return os.Chmod(path, 0o700) },
 		"a link": func(path string) error {
-			if err := os.Rename(path, path+".moved"); err != nil {
+			if err := os.Remove(path); err != nil {
 				return err
 			}
-			return os.Symlink(path+".moved", path)
+			return os.Symlink("other", path) // as long as the blob
 		},
 		"a pipe in its place": func(path string) error {
 			if err := os.Remove(path); err != nil {
 				return err
 			}
-			return syscall.Mkfifo(path, 0o755)
+			return syscall.Mkfifo(path, 0o777)
 		},
 	} {
 		if err := spoil(variant()); err != nil {
 			t.Fatal(err)
 		}
 		fi, err := os.Lstat(variant())
-		if err != nil || fi.Mode() != 0o755 || fi.Size() != 5 {
+		if err != nil || fi.Mode() != 0o777 || fi.Size() != 5 {
 			t.Errorf("%s: %v %v", name, fi, err)
+		}
+	}
+}
+
+// TestDamagedManifest: a manifest that the disk changed into another good one is not taken.
+func TestDamagedManifest(t *testing.T) {
+	for name, entries := range map[string]int{"of one chunk": 1, "with a chunk list": 20_000} {
+		dir := t.TempDir()
+		s := open(t, dir)
+		m := &manifest.Manifest{Header: manifest.Header{Product: "p", Notes: "before"}}
+		for i := range entries {
+			m.Entries = append(m.Entries, manifest.Entry{Path: fmt.Sprintf("directory %05d", i), Mode: 0o755})
+		}
+		c, _, err := s.PutManifest(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sync1(t, s)
+		if _, err := s.Manifest(c); err != nil || store.IsRaw(c) != (entries == 1) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		data := mustRead(t, blobFile(dir, c))
+		for what, bad := range map[string][]byte{"changed": bytes.Replace(data, []byte("before"), []byte("behind"), 1), "longer": append(bytes.Clone(data), 0), "shorter": data[:len(data)-1]} {
+			if err := os.Chmod(blobFile(dir, c), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(blobFile(dir, c), bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Manifest(c); !errors.Is(err, store.ErrMismatch) {
+				t.Errorf("%s, %s: %v", name, what, err)
+			}
 		}
 	}
 }
