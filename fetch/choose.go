@@ -270,25 +270,41 @@ func (p *Planner) idleHolder(i int) bool {
 }
 
 // hedge asks a second neighbour for what a stalled one owes us, and for what is overdue when nothing else is left to ask.
+// When all who owe it are stalled it asks another one each time: most neighbours may be liars.
 func (p *Planner) hedge() {
 	for _, nb := range p.peers {
 		for _, a := range nb.asks {
 			late := nb.stalled || p.opens == 0 && p.now > a.due
-			if !late || p.state[a.piece] != asked {
+			if !late {
 				continue
 			}
-			if other := p.second(nb, int(a.piece)); other != nil {
+			if _, lively := p.owing(a.piece); p.state[a.piece] == hedged && lively > 0 {
+				continue
+			}
+			if other := p.second(int(a.piece)); other != nil {
 				p.ask(other, a.piece, false)
 			}
 		}
 	}
 }
 
-// second is the neighbour that would bring a piece soonest, other than the one that owes it; a seeder only if nobody else.
-func (p *Planner) second(owes *neighbour, i int) *neighbour {
+// owing is how many neighbours owe us a piece, and how many of them are not stalled.
+func (p *Planner) owing(piece int32) (all, lively int) {
+	for _, nb := range p.peers {
+		if nb.owes(piece) {
+			if all++; !nb.stalled {
+				lively++
+			}
+		}
+	}
+	return all, lively
+}
+
+// second is the neighbour that would bring a piece soonest, other than those that owe it; a seeder only if nobody else.
+func (p *Planner) second(i int) *neighbour {
 	var best *neighbour
 	for _, nb := range p.peers {
-		if nb == owes || nb.role == unknown || nb.stalled || !nb.holds(i) || !nb.room(p.size[i]) {
+		if nb.role == unknown || nb.stalled || !nb.holds(i) || !nb.room(p.size[i]) || nb.owes(int32(i)) {
 			continue
 		}
 		if best == nil || nb.role < best.role || nb.role == best.role && nb.expected(0) < best.expected(0) {

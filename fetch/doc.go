@@ -43,7 +43,8 @@
 // told before the chunks.
 //
 // A piece is asked of one neighbour at a time. Only when that one stalls, or is late at the very end, is it asked of a
-// second, never of a third, and it is taken back from the one when the other delivers. Bytes that come twice are counted.
+// second, of a third only when both stall, and so on, so that four of five neighbours may be liars. It is taken back from the
+// others when one delivers. Bytes that come twice are counted.
 //
 // Nodes that fetch together take from a seeder about one copy between them: they divide what only seeders have, see
 // choose.go. Twelve planners and a seeder, simulated with stalling, lying and dying nodes, take 1.0 to 1.25 copies, and less than

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -88,6 +89,10 @@ func (nb *neighbour) expected(more int64) time.Duration {
 		return 200 * time.Millisecond
 	}
 	return time.Duration(float64(nb.bytes+more) / nb.rate * float64(time.Second))
+}
+
+func (nb *neighbour) owes(piece int32) bool {
+	return slices.ContainsFunc(nb.asks, func(a ask) bool { return a.piece == piece })
 }
 
 func (nb *neighbour) take(piece int32, now time.Duration) (ask, bool) {

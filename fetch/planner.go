@@ -101,7 +101,7 @@ const (
 //	   ▲               │                    │
 //	   └─Refused,Leave─┴──────Corrupt───────┘          any ──Here──► done
 //
-// A missing piece is open; an asked one has one ask outstanding, or two when it is hedged.
+// A missing piece is open; an asked one has one ask outstanding, or more when it is hedged.
 type state uint8
 
 const (
@@ -408,11 +408,13 @@ func (p *Planner) take(nb *neighbour, piece int32) bool {
 	return ok
 }
 
-// release follows a take that brought nothing: the other ask of a hedged piece stands, otherwise the piece is open again.
+// release follows a take that brought nothing: the other asks of a hedged piece stand, otherwise the piece is open again.
 func (p *Planner) release(piece int32) {
 	i := int(piece)
 	if p.state[i] == hedged {
-		p.state[i] = asked
+		if all, _ := p.owing(piece); all == 1 {
+			p.state[i] = asked
+		}
 		return
 	}
 	p.state[i] = missing
