@@ -135,8 +135,8 @@ func answerWants(r *bufio.Reader, w *bufio.Writer, view *catalogView) error {
 			roots = true
 		case frameAskProducts:
 			for b.more() {
-				if products++; products > maxHeads {
-					return protocolError("more than %d products asked for", maxHeads)
+				if products++; products > maxAsked {
+					return protocolError("more than %d products asked for", maxAsked)
 				}
 				product := b.counted("product")
 				if env := view.envelopes[string(product)]; env != nil {

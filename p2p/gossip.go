@@ -38,7 +38,7 @@ const (
 	maxMessages   = 16               // messages in one frame: honest nodes send one
 	maxBackoff    = 600              // seconds that a PRUNE may ask for; pubsub remembers it for so long
 	maxSecond     = 64               // ids that get a second look
-	floodFrames   = 500              // frames over budget after which a neighbour is shut out
+	floodFrames   = 250              // frames over budget after which a neighbour is shut out
 )
 
 // gossip is the node's place in the topic.

@@ -101,7 +101,7 @@ func TestEclipseOfThePublisher(t *testing.T) {
 		w.medium.Heal()
 		took := w.converged(all, "lessons", 1, time.Minute)
 		t.Logf("everyone has it %v after the eclipse", took)
-		w.inspect(&family{}, all, enemies)
+		w.inspect(&family{}, all, enemies, 20*time.Minute)
 		for _, e := range enemies {
 			e.close()
 		}
@@ -136,7 +136,7 @@ func TestTwoSchools(t *testing.T) {
 			w.converged(one, "lessons", i+1, quick)
 			w.converged(two, "games", i+1, quick)
 		}
-		w.inspect(&family{}, all, nil)
+		w.inspect(&family{}, all, nil, 0)
 		for _, l := range all {
 			if n := len(l.Status().Neighbours); n != len(all)-1 {
 				t.Errorf("%v has %d neighbours, want %d", l.IP, n, len(all)-1)

@@ -2,5 +2,12 @@
 
 package sim_test
 
-// few is how many releases most runs have: half an hour.
-const few = 4
+import "time"
+
+// Runs last half an hour. Waves of attacks begin with each period, and each release comes in one.
+var releaseTimes = []time.Duration{30 * time.Second, 330 * time.Second, 930 * time.Second, 1830 * time.Second}
+
+const (
+	wavePeriod = 5 * time.Minute
+	waveTime   = time.Minute
+)

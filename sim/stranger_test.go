@@ -174,14 +174,13 @@ func (e *hostile) sleep(d time.Duration) bool {
 	}
 }
 
-// wave is sleep that ends during the first 90 of each 300 seconds: attacks come in waves, and each release comes in one.
+// wave is sleep that ends at the beginning of a period: attacks come in waves, and each release comes in one.
 func (e *hostile) wave(d time.Duration) bool {
-	const period, long = 300 * time.Second, 90 * time.Second
 	if !e.sleep(d) {
 		return false
 	}
-	if at := time.Duration(time.Now().UnixNano()) % period; at > long {
-		return e.sleep(period - at)
+	if at := time.Duration(time.Now().UnixNano()) % wavePeriod; at > waveTime {
+		return e.sleep(wavePeriod - at)
 	}
 	return true
 }
