@@ -184,6 +184,8 @@ type NextRelease struct {
 	MaySetuid   bool     `json:"may_setuid"`
 	MayNames    bool     `json:"may_names"`
 	MayLinkOut  bool     `json:"may_link_out"`
+	MayRun      bool     `json:"may_run"`
+	Class       string   `json:"class"` // content, system or bookkeeping
 
 	WakeKeys      []string `json:"wake_keys"` // ids of the keys that must sign, too, for a release to wake
 	WakeThreshold int      `json:"wake_threshold"`
@@ -205,7 +207,8 @@ func (n *Node) Next(product string) (next NextRelease, err error) {
 				fmt.Errorf("trust root version %d has no rule for product %s", root.Version, product))
 		}
 		next = NextRelease{RootVersion: root.Version, Epoch: rule.Epoch, Seq: max(1, rule.Floor), Threshold: rule.Threshold,
-			MayWake: rule.MayWake, Floor: rule.Floor, MaySetuid: rule.MaySetuid, MayNames: rule.MayNames, MayLinkOut: rule.MayLinkOut}
+			MayWake: rule.MayWake, Floor: rule.Floor, MaySetuid: rule.MaySetuid, MayNames: rule.MayNames, MayLinkOut: rule.MayLinkOut,
+			MayRun: rule.MayRun, Class: rule.Class}
 		for _, id := range rule.Keys {
 			next.Keys = append(next.Keys, id.String())
 		}

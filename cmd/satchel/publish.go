@@ -214,7 +214,7 @@ func (e *env) publish(ctx context.Context, p *publishing) error {
 		if p.seqGiven {
 			seq = p.seq
 		}
-		may := &manifest.Policy{Setuid: next.MaySetuid, Names: next.MayNames, LinkOut: next.MayLinkOut}
+		may := &manifest.Policy{Setuid: next.MaySetuid, Names: next.MayNames, LinkOut: next.MayLinkOut, Run: next.MayRun}
 		res, err := e.storeTree(ctx, s, p, may, manifest.Header{Product: p.product, Epoch: next.Epoch, Seq: seq, Version: p.version, Notes: p.notes})
 		if err != nil {
 			return err
