@@ -287,7 +287,7 @@ type preferences struct {
 func (n *Node) preferences() preferences {
 	p := preferences{here: map[string]bool{}, named: map[string]bool{}}
 	for name, l := range n.lines {
-		if l.dir != "" {
+		if l.place != nil {
 			p.here[name] = true
 		}
 	}
