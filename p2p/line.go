@@ -228,8 +228,9 @@ func (n *Node) behindLive(l *line, a *announce.Announcement) bool {
 	if l.img == nil {
 		return false
 	}
-	live, ok := l.img.Live()
-	if !ok || live.Release.Product != a.Product || live.Release.Epoch < a.Epoch || live.Release.Epoch == a.Epoch && live.Release.Seq <= a.Seq {
+	d, _ := l.img.Live()
+	live, ok := d.Release(a.Product)
+	if !ok || live.Epoch < a.Epoch || live.Epoch == a.Epoch && live.Seq <= a.Seq {
 		return false
 	}
 	_, anew := n.db.get("anew", a.Product)
@@ -238,7 +239,8 @@ func (n *Node) behindLive(l *line, a *announce.Announcement) bool {
 
 // isRelease reports whether d is what a announces: a recall is another deployment of the same manifest.
 func isRelease(d image.Deployment, a *announce.Announcement) bool {
-	return d.Release.Manifest == a.Manifest && d.Release.Epoch == a.Epoch && d.Release.Seq == a.Seq
+	r, ok := d.Release(a.Product)
+	return ok && r.Manifest == a.Manifest && r.Epoch == a.Epoch && r.Seq == a.Seq
 }
 
 func deployed(img *image.Image, a *announce.Announcement) (image.Deployment, bool) {
@@ -444,12 +446,8 @@ func (n *Node) stage(ctx context.Context, img *image.Image, target announce.Anno
 	if err := m.Check(may); err != nil { // it may have come before the root changed
 		return policyError(err)
 	}
-	stage := img.Stage
-	if target.Recall {
-		stage = img.StageRecall
-	}
-	_, err = stage(ctx, image.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq,
-		Version: target.Version, Manifest: target.Manifest}, m, n.store, nil)
+	_, err = img.Stage(ctx, image.Plan{Parts: []image.Part{{Manifest: m, Recall: target.Recall, Release: image.Release{
+		Product: target.Product, Epoch: target.Epoch, Seq: target.Seq, Version: target.Version, Manifest: target.Manifest}}}}, n.store)
 	if errors.Is(err, syscall.ENOSPC) {
 		return fail(CodeNoSpace, `make room, for example with "satchel prune"; staging goes on by itself`, err)
 	}

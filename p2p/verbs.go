@@ -359,12 +359,12 @@ func (n *Node) Apply(ctx context.Context, product string) (ReleaseStatus, error)
 			if err := img.Activate(d.ID); err != nil {
 				return fmt.Errorf("activating %s: %w", d.ID, imageError(l.dir, err))
 			}
-			n.log.Info("release live", slog.String("product", product), slog.String("version", d.Release.Version))
+			n.log.Info("release live", slog.String("product", product), slog.String("version", release(d, product).Version))
 			if err := n.db.delete("anew", product); err != nil {
 				return err
 			}
 		}
-		out = *n.release1(d)
+		out = *n.release1(d, product)
 		n.touch()
 		return nil
 	})
@@ -428,7 +428,7 @@ func (n *Node) Rollback(_ context.Context, product string) (out ReleaseStatus, e
 			return err
 		}
 		if prev, ok := img.Previous(); ok {
-			if err := n.belowFloor(prev.Release); err != nil {
+			if err := n.belowFloor(release(prev, product)); err != nil {
 				return err
 			}
 		}
@@ -439,8 +439,8 @@ func (n *Node) Rollback(_ context.Context, product string) (out ReleaseStatus, e
 		if err != nil {
 			return fmt.Errorf("rolling back %s: %w", product, imageError(l.dir, err))
 		}
-		n.log.Info("rolled back", slog.String("product", product), slog.String("version", d.Release.Version))
-		out = *n.release1(d)
+		n.log.Info("rolled back", slog.String("product", product), slog.String("version", release(d, product).Version))
+		out = *n.release1(d, product)
 		n.touch()
 		return nil
 	})
@@ -459,8 +459,8 @@ func (n *Node) Manifest(product string, seq uint64) (*manifest.Manifest, error) 
 		if l := n.lines[product]; l != nil && l.img != nil {
 			all, _ := l.img.List()
 			for _, d := range all {
-				if d.Release.Seq == seq {
-					m = d.Release.Manifest
+				if r, ok := d.Release(product); ok && r.Seq == seq {
+					m = r.Manifest
 					return nil
 				}
 			}
@@ -574,7 +574,7 @@ func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
 		if l.img == nil {
 			continue
 		}
-		ids, err := l.img.Prune(keepDeployments)
+		ids, err := l.img.Prune(image.Keep{Last: keepDeployments})
 		out.Deployments = append(out.Deployments, ids...)
 		if err != nil {
 			return nil, fmt.Errorf("pruning %s: %w", l.dir, err)
@@ -584,7 +584,9 @@ func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
 			return nil, err
 		}
 		for _, d := range all {
-			add(d.Release.Manifest)
+			for _, r := range d.Releases {
+				add(r.Manifest)
+			}
 		}
 	}
 	for _, h := range n.catalog.Heads() {
@@ -615,8 +617,14 @@ func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
 	return keep, nil
 }
 
-func (n *Node) release1(d image.Deployment) *ReleaseStatus {
-	r := d.Release
+// release is a product's share of a deployment.
+func release(d image.Deployment, product string) image.Release {
+	r, _ := d.Release(product)
+	return r
+}
+
+func (n *Node) release1(d image.Deployment, product string) *ReleaseStatus {
+	r := release(d, product)
 	return &ReleaseStatus{Version: r.Version, Epoch: r.Epoch, Seq: r.Seq, Manifest: r.Manifest.String(), Deployment: d.ID}
 }
 
@@ -796,10 +804,10 @@ func (n *Node) refused(name string) bool {
 func (n *Node) deployments(ps *ProductStatus, img *image.Image, target announce.Announcement, known bool) {
 	live, isLive := img.Live()
 	if isLive {
-		ps.Live = n.release1(live)
+		ps.Live = n.release1(live, ps.Product)
 	}
 	if prev, ok := img.Previous(); ok {
-		ps.Previous = n.release1(prev)
+		ps.Previous = n.release1(prev, ps.Product)
 	}
 	if !known {
 		return
@@ -808,7 +816,7 @@ func (n *Node) deployments(ps *ProductStatus, img *image.Image, target announce.
 		ps.State = StateActive
 	} else if d, ok := deployed(img, &target); ok {
 		ps.State = StateReady
-		ps.Ready = n.release1(d)
+		ps.Ready = n.release1(d, ps.Product)
 	}
 }
 
