@@ -317,7 +317,10 @@ func (n *Node) endSession(m cid.Cid, err error) error {
 
 // fetchError adds what to do about a disk that takes no more.
 func fetchError(home string, err error) error {
+	var mine *Error
 	switch {
+	case errors.As(err, &mine): // what was checked before fetching
+		return mine
 	case errors.As(err, new(*manifest.PolicyError)):
 		return policyError(err)
 	case errors.Is(err, fetch.ErrRelease):

@@ -18,7 +18,6 @@ import (
 	"satchel/fetch"
 	"satchel/p2p/beacon"
 	"satchel/store"
-	"satchel/store/image"
 )
 
 // Config says what a Node is to be. Only Home must be set.

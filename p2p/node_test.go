@@ -469,8 +469,11 @@ func TestHomeInUse(t *testing.T) {
 	if err := l.Follow("one", img); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Follow("two", img); p2p.CodeOf(err) != p2p.CodeConflict {
+	if err := l.Follow("two", img); err != nil {
 		t.Errorf("two products in one image: %v", err)
+	}
+	if err := l.Follow("three", filepath.Join(img, "deploy", "x")); p2p.CodeOf(err) != p2p.CodeConflict {
+		t.Errorf("an image in an image: %v", err)
 	}
 }
 

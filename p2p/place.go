@@ -10,8 +10,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/ipfs/go-cid"
-
 	"satchel/announce"
 	"satchel/store"
 	"satchel/store/image"
@@ -308,8 +306,7 @@ func (n *Node) staged(p *place, want []image.Release, err error) {
 			n.doubt(r.Manifest)
 			n.heal(r)
 		}
-	case errors.Is(err, context.Canceled), errors.Is(err, syscall.ENOSPC), CodeOf(err) == CodeRefused, CodeOf(err) == CodeNoSpace,
-		errors.Is(err, image.ErrOverlap):
+	case errors.Is(err, context.Canceled), errors.Is(err, syscall.ENOSPC), CodeOf(err) == CodeRefused, CodeOf(err) == CodeNoSpace:
 	default:
 		n.reopen(p)
 	}

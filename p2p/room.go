@@ -107,17 +107,4 @@ func sameDisk(a, b string) bool {
 }
 
 // roomToStage looks whether there is room for a deployment.
-func (n *Node) roomToStage(img *image.Image, parts []image.Part) error {
-	want, err := img.Need(parts, n.store)
-	if err != nil {
-		return err
-	}
-	bytes, inodes, err := img.Free()
-	if err != nil {
-		return err
-	}
-	_ = bytes
-	_ = inodes
-	_ = want
-	return nil
-}
+func (n *Node) roomToStage(img *image.Image, parts []image.Part) error { return nil }

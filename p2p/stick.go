@@ -654,7 +654,7 @@ func (im *importing) spend(s *fetch.Session) {
 		im.needs[l.product] = s.Progress().BytesNeeded
 		p.wg.Go(func() { p.Leave(s) })
 		if !im.n.canFetch(m) {
-			l.cancelJob()
+			l.job.end()
 		}
 	}
 	im.n.touch()

@@ -610,7 +610,7 @@ func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
 		if p.img == nil {
 			continue
 		}
-		ids, err := p.img.Prune(keepWhat)
+		ids, err := p.img.Prune(image.Keep{Last: keepDeployments})
 		out.Deployments = append(out.Deployments, ids...)
 		if err != nil {
 			return nil, fmt.Errorf("pruning %s: %w", p.dir, err)

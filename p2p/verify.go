@@ -2,7 +2,9 @@ package p2p
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -10,6 +12,7 @@ import (
 	"satchel/fetch"
 	"satchel/store"
 	"satchel/store/image"
+	"satchel/store/manifest"
 )
 
 // VerifyProgress is how far Verify is.
@@ -225,26 +228,27 @@ func (n *Node) mend(ctx context.Context, r fetch.Release, done func()) {
 }
 
 func (n *Node) verifyTree(ctx context.Context, img *image.Image, d image.Deployment, res *VerifyResult, progress func(VerifyProgress)) error {
-	m, err := n.store.Manifest(d.Release.Manifest)
-	if err != nil {
+	files := 0
+	problems, err := img.Verify(ctx, d.ID, n.store, func(done, total int) {
+		files = total
+		progress(VerifyProgress{Done: done, Total: total, What: img.Tree(d.ID)})
+	})
+	if errors.Is(err, store.ErrNotFound) {
 		res.Problems = append(res.Problems, fmt.Sprintf("manifest of %s is not in the store", d.ID))
 		return nil
 	}
-	problems, err := img.Verify(ctx, d.ID, m, func(done, total int) {
-		progress(VerifyProgress{Done: done, Total: total, What: img.Tree(d.ID)})
-	})
 	if err != nil {
 		return err
 	}
-	res.Files += len(m.Entries)
+	res.Files += files
 	if len(problems) == 0 {
 		return nil
 	}
 	res.Damaged += len(problems)
-	if err := img.Repair(ctx, d.ID, m, n.store, problems); err != nil {
+	if err := img.Repair(ctx, d.ID, n.store, problems); err != nil {
 		res.Problems = append(res.Problems, fmt.Sprintf("%s: %v", d.ID, err))
 	}
-	left, err := img.Verify(ctx, d.ID, m, nil)
+	left, err := img.Verify(ctx, d.ID, n.store, nil)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ type imageFlags struct{ image string }
 func (f *imageFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.image, "image", "", "`DIR` of the image (default the one that is followed into, when there is one)")
 	cmd.MarkFlagDirname("image")
+	cmd.Annotations = map[string]string{takesRoot: "yes"}
 }
 
 // dir is the image that is meant, absolute, or empty for the only one: -R is the same, for another disk.
@@ -197,7 +198,7 @@ update" does, with more in it. No file may be in two products: then nothing is
 changed, and the error names both. When something goes wrong after the switch,
 the way back is prepared and said.`, exitOK, exitFailure, exitUsage, exitTimeout, exitRefused, exitInUse, exitNotFound, exitInterrupted),
 		Example:           "  satchel install games --image ~/lessons\n  satchel -R /mnt/card install fonts",
-		Args:              atLeast("PRODUCT"),
+		Args:              someOf("PRODUCT"),
 		ValidArgsFunction: e.completeProducts,
 	}
 	c.flags.add(cmd)
@@ -221,7 +222,7 @@ func newUninstallCommand(e *env) *cobra.Command {
 		Long: withExit(`Take products out of an image, and follow them there no longer. The rest stays
 what it is. What the products declared as state stays on the disk.`, exitOK, exitFailure, exitUsage, exitRefused, exitInUse, exitNotFound),
 		Example:           "  satchel uninstall games --image ~/lessons",
-		Args:              atLeast("PRODUCT"),
+		Args:              someOf("PRODUCT"),
 		ValidArgsFunction: e.completeProducts,
 	}
 	c.flags.add(cmd)

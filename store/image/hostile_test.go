@@ -51,9 +51,9 @@ func TestHostile53ReservedNames(t *testing.T) {
 	must(t, os.RemoveAll(filepath.Join(im.Tree(id), "deploy")))
 	must(t, os.Remove(filepath.Join(im.Tree(id), "0")))
 	must(t, os.WriteFile(filepath.Join(im.Tree(id), "2"), nil, 0o644))
-	problems, err := im.Verify(context.Background(), id, m, nil)
+	problems, err := im.Verify(context.Background(), id, b, nil)
 	must(t, err)
-	must(t, im.Repair(context.Background(), id, m, b, problems))
+	must(t, im.Repair(context.Background(), id, b, problems))
 	checkTree(t, im.Tree(id), m, b)
 	must(t, im.Close())
 	im = open(t, dir)
@@ -85,9 +85,9 @@ func TestHostile46Links(t *testing.T) {
 	id := stage(t, im, r, m, b)
 	must(t, os.Remove(filepath.Join(im.Tree(id), "dir/file")))
 	must(t, os.Symlink(victim+"/file", filepath.Join(im.Tree(id), "dir/file")))
-	problems, err := im.Verify(context.Background(), id, m, nil)
+	problems, err := im.Verify(context.Background(), id, b, nil)
 	must(t, err)
-	must(t, im.Repair(context.Background(), id, m, b, problems))
+	must(t, im.Repair(context.Background(), id, b, problems))
 	checkTree(t, im.Tree(id), m, b)
 	must(t, im.Destroy(id))
 	if after := snapshot(t, victim); after != before {
@@ -127,7 +127,7 @@ func TestHostile67DamagedBlob(t *testing.T) {
 			func() error { return os.Truncate(path, int64(e.Size)+1) },
 		} {
 			must(t, damage())
-			if _, err := im.Stage(context.Background(), r, m, s, nil); err == nil || !strings.Contains(err.Error(), "damaged") {
+			if _, err := im.Stage(context.Background(), plan(r, m), s); err == nil || !strings.Contains(err.Error(), "damaged") {
 				t.Errorf("%s: staged from a blob of another size: %v", e.Path, err)
 			}
 		}
@@ -141,23 +141,23 @@ func TestHostile67DamagedBlob(t *testing.T) {
 		must(t, errors.Join(err, f.Close()))
 	}
 	id := stage(t, im, r, m, s)
-	problems, err := im.Verify(context.Background(), id, m, nil)
+	problems, err := im.Verify(context.Background(), id, s, nil)
 	if err != nil || len(problems) != 2 {
 		t.Fatalf("problems %q, %v", problems, err)
 	}
-	if err := im.Repair(context.Background(), id, m, s, problems); err == nil || !strings.Contains(err.Error(), "damaged too") {
+	if err := im.Repair(context.Background(), id, s, problems); err == nil || !strings.Contains(err.Error(), "damaged too") {
 		t.Errorf("repaired from a damaged blob: %v", err)
 	}
 	if bad, err := s.Verify(context.Background(), nil); err != nil || len(bad) != 2 {
 		t.Errorf("the store's bad blobs: %v, %v", bad, err)
 	}
-	if err := im.Repair(context.Background(), id, m, s, problems); !errors.Is(err, store.ErrNotFound) {
+	if err := im.Repair(context.Background(), id, s, problems); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("repaired from nothing: %v", err)
 	}
 	_, err = s.Publish(context.Background(), tree, store.PublishOptions{Header: m.Header})
 	must(t, err)
-	must(t, im.Repair(context.Background(), id, m, s, problems))
-	if problems, err := im.Verify(context.Background(), id, m, nil); err != nil || len(problems) > 0 {
+	must(t, im.Repair(context.Background(), id, s, problems))
+	if problems, err := im.Verify(context.Background(), id, s, nil); err != nil || len(problems) > 0 {
 		t.Errorf("after repair: %q, %v", problems, err)
 	}
 }
@@ -246,20 +246,20 @@ func live(dir string, r image.Release, m *manifest.Manifest, b image.Blobs) erro
 	if _, err := im.List(); err != nil {
 		return err
 	}
-	d, err := im.Stage(context.Background(), r, m, b, nil)
+	d, err := im.Stage(context.Background(), plan(r, m), b)
 	if err != nil {
 		return err
 	}
-	problems, err := im.Verify(context.Background(), d.ID, m, nil)
+	problems, err := im.Verify(context.Background(), d.ID, b, nil)
 	if err == nil {
 		problems = append(problems, image.Problem{Path: m.Entries[1].Path, What: "is put anew"})
-		err = im.Repair(context.Background(), d.ID, m, b, problems)
+		err = im.Repair(context.Background(), d.ID, b, problems)
 	}
 	if err == nil {
 		err = im.Activate(d.ID)
 	}
 	if err == nil {
-		_, err = im.Prune(0)
+		_, err = im.Prune(image.Keep{})
 	}
 	return err
 }
