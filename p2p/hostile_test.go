@@ -367,9 +367,17 @@ func TestHostileRequesters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m, err := cid.Decode(n.Status().Products[0].Newest.Manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Write(appendFrame(nil, frameWatch, m.Bytes()))
 	s.Write(appendFrame(nil, frameWant, want(7, 2, 5)))
 	s.Write(appendFrame(nil, frameWant, want(8, 0, 3)))
 	r := bufio.NewReader(s)
+	if typ, _, err := readFrame(r, maxReplyFrame); err != nil || typ != frameHaveMap {
+		t.Errorf("watching: frame %d, %v", typ, err)
+	}
 	if typ, b, err := readFrame(r, maxReplyFrame); err != nil || typ != frameGone || b[0] != 7 {
 		t.Errorf("range outside: frame %d %x, %v", typ, b, err)
 	}
@@ -481,7 +489,7 @@ func TestWatchBeforeItIsThere(t *testing.T) {
 	m := store.RawCID(store.Sum([]byte("m")))
 	v := &served{srv: srv, wake: make(chan struct{}, 1), watches: map[cid.Cid]*watch{}}
 	srv.streams[v] = struct{}{}
-	srv.holdings = func(cid.Cid) fetch.HaveMap { return fetch.HaveMap{} }
+	srv.holdings = func(cid.Cid) (fetch.HaveMap, bool) { return fetch.HaveMap{}, false }
 	if err := v.accept(frameWatch, &body{b: m.Bytes()}); err != nil {
 		t.Fatal(err)
 	}
