@@ -35,7 +35,7 @@ type Result struct {
 	Announcement *Announcement // the new release, when one was accepted
 	NeedRoot     bool          // signed under a newer trust root than ours: ask the sender for the chain
 	Equivocation bool          // two releases claim one number
-	Checked      int           // how many signatures had to be checked, at most, of what was not accepted
+	Checked      int           // how many signatures had to be checked, at most, of what was not accepted; 0 of what is malformed
 }
 
 // Head says what a node's catalog holds of one product.
