@@ -391,7 +391,7 @@ func (c *Catalog) cheap(sa *SignedAnnouncement) (Result, bool) {
 	case e == nil || newer(sa, e.first):
 	case newer(e.first, sa):
 		return ignore("%s seq %d is older than seq %d, which is here", sa.Product, sa.Seq, e.first.Seq)
-	case e.second == nil && sa.ID() == e.first.ID() && (e.wakes || !sa.Urgent): // other signatures would change nothing
+	case e.second == nil && sa.ID() == e.first.ID() && (e.wakes || !sa.Urgent || bytes.Equal(sa.raw, e.first.raw)): // signatures change nothing
 		return ignore("%s seq %d is here already", sa.Product, sa.Seq)
 	case e.second != nil:
 		if first, second := contenders(e.first, e.second, sa); first == e.first && second == e.second {
