@@ -459,6 +459,7 @@ func flip(b []byte, i int) []byte {
 }
 
 func TestHomeInUse(t *testing.T) {
+	t.Parallel() // it waits
 	m := newMesh(t)
 	l := m.open(t.TempDir())
 	_, err := p2p.Open(p2p.Config{Home: l.home})

@@ -469,7 +469,10 @@ func (im *importing) learnDocuments(ctx context.Context, d *stick.Documents) err
 	if refused > 0 {
 		im.problem("%d documents in the catalog are false and were left alone", refused)
 	}
-	return errors.Join(err, ctx.Err())
+	if err == nil {
+		err = ctx.Err()
+	}
+	return err
 }
 
 // noteHead remembers what the stick announces, unless the catalog has nothing as new: then it did not believe it.
