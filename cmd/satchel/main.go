@@ -115,7 +115,7 @@ func addVerbs(root *cobra.Command, e *env) {
 			newExportCommand(e)},
 		groupReceive: {newTrustCommand(e), newFollowCommand(e), newUnfollowCommand(e), newCarryCommand(e), newWaitCommand(e),
 			newApplyCommand(e), newRollbackCommand(e), newImportCommand(e)},
-		groupNode: {newUpCommand(e), newDownCommand(e)},
+		groupNode: {newUpCommand(e), newDownCommand(e), newBootSelectCommand(e)},
 		groupCare: {newStatusCommand(e), newExplainCommand(e), newListCommand(e), newVerifyCommand(e), newPruneCommand(e)},
 		"":        {newDemoCommand(e), newVersionCommand(e), newManCommand(e)},
 	} {
