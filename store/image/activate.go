@@ -39,6 +39,23 @@ func (im *Image) Rollback() (Deployment, error) {
 	return d, nil
 }
 
+// Reject goes back from the live deployment, which was activated a moment ago and turned out bad: what was live before is live again,
+// with before, an id or empty, as the previous one, and the bad one is in [Image.Failed]. The error has [ErrNoPrevious] in its
+// chain when there is nothing to go back to.
+func (im *Image) Reject(before, why string) error {
+	return im.step("going back", func(r boot.Record) (boot.Record, error) {
+		if r.Previous != "" {
+			if err := im.need(r.Previous); err != nil {
+				return r, err
+			}
+		}
+		if there, err := im.has(before); err != nil || !there {
+			before = ""
+		}
+		return r.Reject(before, why)
+	})
+}
+
 // revert puts an older record in force again, after an error.
 func (im *Image) revert(old boot.Record) error {
 	im.root.unlink(currentName + tmpSuffix)

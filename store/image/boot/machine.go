@@ -113,12 +113,25 @@ func (r Record) Fail(why string) (Record, error) {
 	return r.fail(why), nil
 }
 
-func (r Record) fail(why string) Record {
-	f := Failure{ID: r.Trial, Why: cleanWhy(why)}
+// Reject goes back from a live deployment that was activated without a trial and turned out bad: what was live before it is live
+// again, before is the previous one again, and the bad one is remembered as failed.
+func (r Record) Reject(before, why string) (Record, error) {
+	if r.Previous == "" {
+		return r, ErrNoPrevious
+	}
+	bad := r.Live
+	r.Live, r.Previous = r.Previous, before
+	return r.remember(bad, why), nil
+}
+
+func (r Record) fail(why string) Record { return r.remember(r.Trial, why).Unarm() }
+
+func (r Record) remember(id, why string) Record {
+	f := Failure{ID: id, Why: cleanWhy(why)}
 	r = r.Forgive(f.ID)
 	r.Failed = append(r.Failed, f)
 	r.Failed = r.Failed[max(0, len(r.Failed)-MaxFailed):]
-	return r.Unarm()
+	return r
 }
 
 // HasFailed says whether a deployment was tried and failed.

@@ -241,3 +241,16 @@ func TestMachineProperties(t *testing.T) {
 		})
 	})
 }
+
+func TestReject(t *testing.T) {
+	one, two, three := "xo-os-1-1-aaaaaaaa", "xo-os-1-2-aaaaaaaa", "xo-os-1-3-aaaaaaaa"
+	r := boot.Record{Live: two, Previous: one}
+	bad := r.Activate(three)
+	back, err := bad.Reject(one, "health check 10-net")
+	if err != nil || back.Live != two || back.Previous != one || !back.HasFailed(three) {
+		t.Errorf("rejecting gave %+v, %v", back, err)
+	}
+	if _, err := (boot.Record{Live: one}).Reject("", ""); !errors.Is(err, boot.ErrNoPrevious) {
+		t.Errorf("rejecting the only one: %v", err)
+	}
+}
