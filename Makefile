@@ -7,8 +7,9 @@ PKGS      = ./...
 
 .PHONY: build test check lint fuzz bench demo clean tools
 
-build: ## bin/satchel
+build: ## bin/satchel, and bin/boot-select for an initramfs
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/satchel ./cmd/satchel
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/boot-select ./cmd/boot-select
 
 test: lint tools ## everything that can pass or fail, with the race detector
 	if command -v python3 >/dev/null; then .ci/vectors --mutate; fi

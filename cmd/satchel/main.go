@@ -123,7 +123,7 @@ func addVerbs(root *cobra.Command, e *env) {
 			newRollbackCommand(e), newImportCommand(e)},
 		groupNode: {newUpCommand(e), newDownCommand(e)},
 		groupCare: {newStatusCommand(e), newExplainCommand(e), newListCommand(e), newVerifyCommand(e), newPruneCommand(e),
-			newImageCommand(e), newHoldCommand(e)},
+			newImageCommand(e), newHoldCommand(e), newBootSelectCommand(e)},
 		"": {newDemoCommand(e), newVersionCommand(e), newManCommand(e)},
 	} {
 		for _, c := range cmds {

@@ -1,5 +1,7 @@
 package image
 
+import "satchel/store/image/boot"
+
 // Hook is asked before each change of the disk.
 type Hook = func(op, path string) error
 
@@ -17,3 +19,11 @@ var HasContent = hasContent
 
 // ContentBuffer makes a buffer for HasContent.
 func ContentBuffer() []byte { return make([]byte, contentBuffer) }
+
+// Enter does to the record what a boot does.
+func (im *Image) Enter() error {
+	return im.step("booting", func(r boot.Record) (boot.Record, error) {
+		next, _ := r.Select(func(string) bool { return true }, im.bootID())
+		return next, nil
+	})
+}
