@@ -12,19 +12,23 @@ import (
 type disk struct {
 	*os.Root
 	at   string // path from the store's directory; "." is that itself
-	hook hook
+	hook Hook
 }
 
-// hook is asked before each change, in tests; its error takes the place of the change. With errSkip the change is left out,
-// and counts as done.
-type hook func(op, path string) error
+// Hook is asked before each change of the disk; its error takes the place of the change. With [ErrSkip] the change is left out,
+// and counts as done. It may be called by several goroutines at once.
+type Hook func(op, path string) error
 
-var errSkip = errors.New("skip")
+// ErrSkip is what a [Hook] gives for a change that is to be left out.
+var ErrSkip = errors.New("skip")
+
+// OpenHook is [Open] for crash tests, here and in other packages.
+func OpenHook(dir string, h Hook) (*Store, error) { return open(dir, h) }
 
 // change makes one change of what has the name.
 func (d *disk) change(op, name string, call func() error) error {
 	if d.hook != nil {
-		if err := d.hook(op, path.Join(d.at, name)); err == errSkip {
+		if err := d.hook(op, path.Join(d.at, name)); err == ErrSkip {
 			return nil
 		} else if err != nil {
 			return &fs.PathError{Op: op, Path: path.Join(d.at, name), Err: err}

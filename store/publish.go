@@ -168,6 +168,9 @@ func (s *Store) publish(ctx context.Context, tree string, options PublishOptions
 	lost := s.lostCount()
 	r, err := p.run(ctx, tree)
 	if err == nil {
+		err = s.markManifest(r.Manifest)
+	}
+	if err == nil {
 		err = s.Sync()
 	}
 	if err == nil && s.lostCount() != lost {
@@ -175,9 +178,6 @@ func (s *Store) publish(ctx context.Context, tree string, options PublishOptions
 	}
 	if err == nil && options.Policy != nil {
 		err = p.checkAgain(tree, r.Manifest)
-	}
-	if err == nil {
-		err = s.markManifest(r.Manifest)
 	}
 	return r, err
 }

@@ -73,7 +73,7 @@ type lostBlobs struct {
 // that it had finished get their names, partial large blobs are kept to be continued, the rest is removed.
 func Open(dir string) (*Store, error) { return open(dir, nil) }
 
-func open(dir string, h hook) (*Store, error) {
+func open(dir string, h Hook) (*Store, error) {
 	s := &Store{syncing: make(chan struct{}, 1), pending: make(map[cid.Cid]pendingBlob), partials: make(map[cid.Cid]*Partial)}
 	s.syncing <- struct{}{}
 	if err := s.open(dir, h); err != nil {
@@ -83,7 +83,7 @@ func open(dir string, h hook) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) open(dir string, h hook) (err error) {
+func (s *Store) open(dir string, h Hook) (err error) {
 	if s.dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
