@@ -32,13 +32,18 @@ func newBlobs(t testing.TB) *blobs {
 	return &blobs{dir: tempDir(t), content: make(map[cid.Cid][]byte)}
 }
 
-func blobCID(data []byte) cid.Cid {
+func chunkList(data []byte) store.ChunkList {
 	list := store.ChunkList{Size: uint64(len(data))}
 	for off := 0; off < len(data); {
 		n := store.Cut(data[off:])
 		list.Chunks = append(list.Chunks, store.Chunk{Offset: uint64(off), Size: uint32(n), Digest: store.Sum(data[off : off+n])})
 		off += n
 	}
+	return list
+}
+
+func blobCID(data []byte) cid.Cid {
+	list := chunkList(data)
 	if len(list.Chunks) < 2 {
 		return store.RawCID(store.Sum(data))
 	}
