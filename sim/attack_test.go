@@ -132,7 +132,9 @@ var usual = map[string]int{"mailbox": 256, "known": 512, "bans": 128, "exchange"
 
 // checks is how many documents with false signatures a laptop may have checked in a run: for each host a full purse and then
 // one in ten seconds, of gossip and of exchanges, as p2p/PROTOCOL.md says.
-func checks(hosts int, lasted time.Duration) int { return 2 * hosts * (8 + int(lasted/(10*time.Second))) }
+func checks(hosts int, lasted time.Duration) int {
+	return 2 * hosts * (8 + int(lasted/(10*time.Second)))
+}
 
 // inspect looks for injustice and for what grew.
 func (w *world) inspect(f *family, all []*sim.Laptop, enemies []*hostile, lasted time.Duration) {
