@@ -100,10 +100,11 @@ func Open(cfg Config) (n *Node, err error) {
 	defer func() {
 		if err != nil {
 			n.release()
+			n = nil
 		}
 	}()
 	if err := n.openHome(); err != nil {
-		return nil, homeError(cfg.Home, err)
+		return n, homeError(cfg.Home, err)
 	}
 	n.queue.init()
 	n.ctx, n.stop = context.WithCancel(context.Background())

@@ -50,7 +50,28 @@ func openState(home string) (*state, error) {
 		return nil, fmt.Errorf("opening state.db: %w", err)
 	}
 	s := &state{db}
-	err = db.Update(func(tx *bolt.Tx) error {
+	if err := s.prepare(); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("preparing state.db: %w", err)
+	}
+	return s, nil
+}
+
+// prepare makes the buckets that are missing. When none is, nothing is written: most verbs only look.
+func (s *state) prepare() error {
+	missing := 0
+	s.db.View(func(tx *bolt.Tx) error {
+		for _, b := range buckets {
+			if tx.Bucket([]byte(b)) == nil {
+				missing++
+			}
+		}
+		return nil
+	})
+	if missing == 0 {
+		return nil
+	}
+	return s.db.Update(func(tx *bolt.Tx) error {
 		for _, b := range buckets {
 			if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
 				return err
@@ -58,11 +79,6 @@ func openState(home string) (*state, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		db.Close()
-		return nil, fmt.Errorf("preparing state.db: %w", err)
-	}
-	return s, nil
 }
 
 func (s *state) close() error { return s.db.Close() }
