@@ -204,7 +204,7 @@ func (s *Store) makeVariant(c cid.Cid, name string, mode uint32) error {
 	}
 	err = fill(dst, src)
 	if err == nil {
-		err = chmod(dst, mode)
+		err = seal(dst, mode)
 	}
 	if err == nil {
 		err = dst.Sync()

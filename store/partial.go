@@ -286,7 +286,7 @@ func (p *Partial) commit() error {
 	if done {
 		return nil
 	}
-	if err := chmod(p.file, fileMode(p.mode)); err != nil {
+	if err := seal(p.file, fileMode(p.mode)); err != nil {
 		return err
 	}
 	c := p.list.Blob

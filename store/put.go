@@ -56,7 +56,7 @@ func (s *Store) writeTemp(prefix string, data []byte, mode uint32) (string, erro
 	}
 	_, err = f.Write(data)
 	if err == nil {
-		err = chmod(f, fileMode(mode))
+		err = seal(f, fileMode(mode))
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
