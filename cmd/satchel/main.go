@@ -121,9 +121,9 @@ func addVerbs(root *cobra.Command, e *env) {
 		groupReceive: {newTrustCommand(e), newFollowCommand(e), newUnfollowCommand(e), newCarryCommand(e), newWaitCommand(e),
 			newApplyCommand(e), newUpdateCommand(e), newInstallCommand(e), newUninstallCommand(e), newAttachCommand(e), newConfirmCommand(e),
 			newRollbackCommand(e), newImportCommand(e)},
-		groupNode: {newUpCommand(e), newDownCommand(e)},
+		groupNode: {newUpCommand(e), newDownCommand(e), newBootSelectCommand(e)},
 		groupCare: {newStatusCommand(e), newExplainCommand(e), newListCommand(e), newVerifyCommand(e), newPruneCommand(e),
-			newImageCommand(e), newHoldCommand(e), newBootSelectCommand(e)},
+			newImageCommand(e), newHoldCommand(e)},
 		"": {newDemoCommand(e), newVersionCommand(e), newManCommand(e)},
 	} {
 		for _, c := range cmds {

@@ -222,12 +222,12 @@ func TestOrderOfWrites(t *testing.T) {
 	must(t, w.stage(im, 1))
 	wantEnd(t, ops, []string{
 		"setting mode of deploy/ID.tmp",
+		"syncing file system of deploy",
 		"removing deploy/ID.toml",
 		"creating deploy/ID.toml",
 		"writing deploy/ID.toml",
 		"setting mode of deploy/ID.toml",
 		"syncing deploy/ID.toml",
-		"syncing file system of deploy",
 		"renaming deploy/ID.tmp",
 		"syncing directory deploy",
 	})

@@ -166,6 +166,14 @@ func setMode(f *os.File, mode uint32) error {
 	return nil
 }
 
+// fixTime gives a file the time that says that nobody wrote to it.
+func (d *dir) fixTime(name string) error {
+	return d.change("setting time of", name, func() error {
+		t := unix.Timespec{Sec: store.FixedTime}
+		return unix.UtimesNanoAt(d.fd(), name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
 // sync makes the names in the directory durable.
 func (d *dir) sync() error {
 	return d.change("syncing directory", "", func() error { return unix.Fsync(d.fd()) })

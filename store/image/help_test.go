@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
@@ -92,7 +93,8 @@ func (b *blobs) BlobFile(c cid.Cid, mode uint32) (string, error) {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		return "", err
 	}
-	return path, syscall.Chmod(path, mode)
+	sealed := time.Unix(store.FixedTime, 0)
+	return path, errors.Join(syscall.Chmod(path, mode), os.Chtimes(path, sealed, sealed))
 }
 
 func (b *blobs) Has(c cid.Cid) bool { _, ok := b.content[c]; return ok }

@@ -15,8 +15,8 @@ import (
 
 // Repair makes the entries with problems what the manifests of its releases say, and removes those that are in none. Each entry is
 // replaced by rename, so that whoever uses a live tree sees the old file or the new one, and a file that others
-// have open stays as it is for them. Blobs must be good: each is read again before it takes its place, and one that is not is an
-// error that names it. Nothing outside the tree is touched, whatever symbolic links are in it. On an error the
+// have open stays as it is for them. Each blob is read again before it takes its place; one that is damaged is discarded, and
+// the error, with [store.ErrMismatch] in its chain, names it. Nothing outside the tree is touched, whatever symbolic links are in it. On an error the
 // entries that were replaced stay so; to repair again does the rest.
 func (im *Image) Repair(ctx context.Context, id string, b Blobs, problems []Problem) error {
 	if err := im.repair(ctx, id, b, problems); err != nil {
@@ -34,7 +34,7 @@ func (im *Image) repair(ctx context.Context, id string, b Blobs, problems []Prob
 	if err != nil {
 		return err
 	}
-	fix := &repairer{placer: placer{im, b, one{b}}, id: id, buf: make([]byte, contentBuffer)}
+	fix := &repairer{placer: placer{im: im, blobs: b, files: one{b}}, id: id, buf: make([]byte, contentBuffer)}
 	if fix.tree, err = im.deploy.sub(id); err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (r *repairer) check(ctx context.Context, name string, e *manifest.Entry) er
 	forget(f)
 	good, err := hasContent(ctx, f, e.Blob, r.buf)
 	if err == nil && !good {
-		err = fmt.Errorf("%s: blob %v is damaged too; verify the store, so that it is fetched again", e.Path, e.Blob)
+		err = discard(r.blobs, e, "has other content too")
 	}
 	return err
 }

@@ -45,6 +45,10 @@ func (p *Plan) progress(phase string, done, total int, bytes uint64) {
 // error the tree is complete and durable, but not yet live; when the deployment was there already, nothing is done. On
 // an error, or when the context ends, the clone is removed and nothing else has changed. A path of two products is an error
 // that names both, and so are names of two products that some file systems take for one.
+//
+// Before the tree gets its name, all that it did not share with the deployment of p.From already is read from the medium, and so is
+// every file whose modification time says that somebody wrote to it. A blob whose file turns out to have other content is
+// discarded; the error then has [store.ErrMismatch] in its chain, and to fetch what is missing and to stage again helps.
 func (im *Image) Stage(ctx context.Context, p Plan, b Blobs) (Deployment, error) {
 	d, err := im.stage(ctx, p, b)
 	if err != nil {
@@ -85,9 +89,8 @@ func (im *Image) stage(ctx context.Context, p Plan, b Blobs) (Deployment, error)
 	if err := im.deploy.removeAll(clone); err != nil {
 		return d, err
 	}
-	err = im.build(ctx, clone, l, b, &p)
-	if err == nil {
-		err = im.settle(d, &p)
+	if err = im.build(ctx, clone, l, b, &p); err == nil {
+		err = im.settle(d)
 	}
 	if err != nil {
 		return d, errors.Join(err, im.deploy.unlink(d.ID+infoSuffix), im.deploy.removeAll(clone))
@@ -148,7 +151,7 @@ func (im *Image) existing(ctx context.Context, want Deployment, l *layout) (Depl
 	return d, false, im.Destroy(id)
 }
 
-// build makes the clone.
+// build makes the clone and proves it.
 func (im *Image) build(ctx context.Context, clone string, l *layout, b Blobs, p *Plan) error {
 	top, err := im.deploy.mkdir(clone)
 	if err != nil {
@@ -158,7 +161,7 @@ func (im *Image) build(ctx context.Context, clone string, l *layout, b Blobs, p 
 	files := &lookahead{ctx: ctx, blobs: b, entries: l.entries}
 	defer files.wait()
 	defer cancel()
-	t := &tree{placer: placer{im, b, files}, open: []level{{dir: top, mode: 0o755}}}
+	t := &tree{placer: placer{im: im, blobs: b, files: files, proved: im.provedBlobs(p, b)}, open: []level{{dir: top, mode: 0o755}}}
 	defer t.close()
 	var bytes uint64
 	for i, e := range l.entries {
@@ -171,19 +174,22 @@ func (im *Image) build(ctx context.Context, clone string, l *layout, b Blobs, p 
 		bytes += e.Size
 		p.progress(PhaseLay, i+1, len(l.entries), bytes)
 	}
-	return t.finish()
+	if err := t.finish(); err != nil {
+		return err
+	}
+	p.progress(PhaseSync, 0, 0, 0)
+	if err := im.deploy.syncFS(); err != nil {
+		return err
+	}
+	return im.prove(ctx, clone, t.doubt, b, p)
 }
 
-// settle gives a complete clone its name. It makes these system calls: the description is written and synced, syncfs, renameat,
-// fsync of the deploy directory.
-func (im *Image) settle(d Deployment, p *Plan) error {
-	p.progress(PhaseSync, 0, 0, 0)
+// settle gives a clone that is complete, durable and proved its name. It makes these system calls: the description is written and
+// synced, renameat, fsync of the deploy directory.
+func (im *Image) settle(d Deployment) error {
 	im.changing <- struct{}{}
 	defer func() { <-im.changing }()
 	if err := im.writeInfo(d); err != nil {
-		return err
-	}
-	if err := im.deploy.syncFS(); err != nil {
 		return err
 	}
 	if err := im.deploy.rename(d.ID+tmpSuffix, im.deploy, d.ID); err != nil {

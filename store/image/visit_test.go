@@ -13,6 +13,7 @@ import (
 
 	"satchel/store"
 	"satchel/store/image"
+	"satchel/store/image/boot"
 	"satchel/store/manifest"
 )
 
@@ -80,7 +81,7 @@ func bootRecord(dir string) map[string]string {
 	var best map[string]string
 	for _, name := range []string{"boot.0", "boot.1"} {
 		text, _ := os.ReadFile(filepath.Join(dir, name))
-		if _, err := image.ReprintRecord(text); err != nil {
+		if _, err := boot.Parse(text); err != nil {
 			continue
 		}
 		r := make(map[string]string)
@@ -122,25 +123,25 @@ func (v *visit) lookAfter(st *store.Store, im *image.Image) {
 	if current(v.image) != live.ID {
 		v.wrong("current is %q, live %q", current(v.image), live.ID)
 	}
-	v.deployments(im)
+	v.deployments(im, st)
 	v.blobs(st)
 }
 
 // deployments looks that those that are promised are there, that all that are there are whole, and that there is nothing else.
-func (v *visit) deployments(im *image.Image) {
+func (v *visit) deployments(im *image.Image, st *store.Store) {
 	list, err := im.List()
 	v.check(err)
 	names := []string{"boot.0", "boot.1", "current", "deploy"}
 	found := uint(0)
 	for _, d := range list {
 		n := slices.IndexFunc(v.rs, func(r image.Release) bool { return r.ID() == d.ID })
-		if n < 1 || d.Release.Version == "" {
+		if n < 1 || len(d.Releases) != 1 || d.Releases[0].Version == "" {
 			v.wrong("deployment %+v", d)
 			continue
 		}
 		found |= bit(n)
 		names = append(names, "deploy/"+d.ID, "deploy/"+d.ID+".toml")
-		problems, err := im.Verify(context.Background(), d.ID, v.ms[d.ID], nil)
+		problems, err := im.Verify(context.Background(), d.ID, st, nil)
 		if v.check(err) && len(problems) > 0 && n != v.now.damaged && n != v.next.damaged {
 			v.wrong("%s has %d problems, first %+v", d.ID, len(problems), problems[0])
 		}

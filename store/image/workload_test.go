@@ -78,7 +78,7 @@ func newPlay(t testing.TB) *play {
 		{"publish 3", publish(3), stored(3)},
 		{"stage 3", deploy(3), deployed(3)},
 		{"activate 3", activate(3), func(s *state) { s.live, s.previous = 3, 2 }},
-		{"prune the image", func(h *theatre) error { _, err := h.im.Prune(0); return err }, func(s *state) { s.deployed &^= bit(1) }},
+		{"prune the image", func(h *theatre) error { _, err := h.im.Prune(image.Keep{}); return err }, func(s *state) { s.deployed &^= bit(1) }},
 		{"stage 1 again", deploy(1), deployed(1)},
 		{"destroy 1", func(h *theatre) error { return h.im.Destroy(h.rs[1].ID()) }, func(s *state) { s.deployed &^= bit(1) }},
 		{"prune the store", prune(2, 3), func(s *state) { s.stored &^= bit(1) }},
@@ -190,7 +190,7 @@ func (h *theatre) fetchBlob(e manifest.Entry) error {
 
 func deploy(n int) func(*theatre) error {
 	return func(h *theatre) error {
-		_, err := h.im.Stage(context.Background(), h.rs[n], h.ms[h.rs[n].ID()], h.st, nil)
+		_, err := h.im.Stage(context.Background(), image.Plan{Parts: []image.Part{{Release: h.rs[n], Manifest: h.ms[h.rs[n].ID()]}}}, h.st)
 		return err
 	}
 }
@@ -226,11 +226,11 @@ func damage(n int) func(*theatre) error {
 func repair(n int) func(*theatre) error {
 	return func(h *theatre) error {
 		id := h.rs[n].ID()
-		problems, err := h.im.Verify(context.Background(), id, h.ms[id], nil)
+		problems, err := h.im.Verify(context.Background(), id, h.st, nil)
 		if err != nil {
 			return err
 		}
-		return h.im.Repair(context.Background(), id, h.ms[id], h.st, problems)
+		return h.im.Repair(context.Background(), id, h.st, problems)
 	}
 }
 
