@@ -316,7 +316,7 @@ func (i *inspector) stop() error {
 
 // inspect is the process that looks at what is left.
 func inspect(t *testing.T) {
-	p := newPlay(t)
+	p := newPlay(t, 36)
 	out := json.NewEncoder(os.NewFile(3, "answers"))
 	questions := bufio.NewScanner(os.Stdin)
 	for questions.Scan() {
@@ -348,5 +348,5 @@ func work(t *testing.T) {
 	}
 	round, err := strconv.ParseUint(os.Getenv("SATCHEL_POWER_ROUND"), 10, 64)
 	must(t, err)
-	must(t, newPlay(t).run(os.Getenv("SATCHEL_POWER_DIR"), skip, round, mark))
+	must(t, newPlay(t, 36).run(os.Getenv("SATCHEL_POWER_DIR"), skip, round, mark))
 }

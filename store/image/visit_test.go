@@ -58,13 +58,8 @@ func (p *play) look(top string, n int) error {
 
 // lookBefore looks with the eyes of a boot script, which recovers nothing.
 func (v *visit) lookBefore() {
-	if v.now.live == 0 {
-		return
-	}
-	if live := bootRecord(v.image)["live"]; live != v.id(v.now.live) && live != v.id(v.next.live) {
-		v.wrong("before recovery the boot record says %q", live)
-	}
-	if c := current(v.image); c != v.id(v.now.live) && c != v.id(v.next.live) {
+	v.record("before recovery")
+	if c := current(v.image); v.now.live != 0 && c != v.id(v.now.live) && c != v.id(v.next.live) {
 		v.wrong("before recovery current is %q", c)
 	}
 }
@@ -76,26 +71,42 @@ func (v *visit) id(n int) string {
 	return v.rs[n].ID()
 }
 
-// bootRecord reads the record in force by the rules of FORMAT.md.
-func bootRecord(dir string) map[string]string {
-	var best map[string]string
-	for _, name := range []string{"boot.0", "boot.1"} {
-		text, _ := os.ReadFile(filepath.Join(dir, name))
-		if _, err := boot.Parse(text); err != nil {
-			continue
-		}
-		r := make(map[string]string)
-		for line := range strings.Lines(string(text)) {
-			key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-			r[key] = value
-		}
-		// The longer number is the higher one.
-		if g, h := r["generation"], best["generation"]; len(g) > len(h) || len(g) == len(h) && g > h {
-			best = r
-		}
+// number of a deployment, 0 for none, and -1 for one that there is not.
+func (v *visit) number(id string) int {
+	if id == "" {
+		return 0
 	}
-	return best
+	if n := slices.IndexFunc(v.rs, func(r image.Release) bool { return r.ID() == id }); n > 0 {
+		return n
+	}
+	return -1
 }
+
+// record looks at the boot record on the disk.
+func (v *visit) record(when string) {
+	r, _ := boot.Read(slots(v.image))
+	is := boots{live: v.number(r.Live), previous: v.number(r.Previous), trial: v.number(r.Trial), tries: r.Tries, booted: v.number(r.Booted)}
+	for _, f := range r.Failed {
+		is.failed |= bit(max(0, v.number(f.ID)))
+	}
+	for _, f := range r.Floors {
+		is.floor = f.Seq
+	}
+	if is != v.now.boots && is != v.next.boots {
+		v.wrong("%s the boot record says %+v, want %+v or %+v", when, is, v.now.boots, v.next.boots)
+	}
+}
+
+// slots is the image directory for somebody who only reads.
+type slots string
+
+func (dir slots) ReadFile(name string, _ int64) ([]byte, error) {
+	return os.ReadFile(filepath.Join(string(dir), name))
+}
+func (slots) WriteFile(string, []byte) error { return fs.ErrPermission }
+func (slots) Rename(string, string) error    { return fs.ErrPermission }
+func (slots) Remove(string) error            { return fs.ErrPermission }
+func (slots) Sync() error                    { return fs.ErrPermission }
 
 // recover opens what is there.
 func (v *visit) recover(look func(*store.Store, *image.Image)) bool {
@@ -113,15 +124,11 @@ func (v *visit) recover(look func(*store.Store, *image.Image)) bool {
 }
 
 func (v *visit) lookAfter(st *store.Store, im *image.Image) {
+	v.record("after recovery")
 	live, _ := im.Live()
 	previous, _ := im.Previous()
-	is := [2]string{live.ID, previous.ID}
-	now, next := [2]string{v.id(v.now.live), v.id(v.now.previous)}, [2]string{v.id(v.next.live), v.id(v.next.previous)}
-	if is != now && is != next {
-		v.wrong("live and previous are %q, want %q or %q", is, now, next)
-	}
-	if current(v.image) != live.ID {
-		v.wrong("current is %q, live %q", current(v.image), live.ID)
+	if r, _ := boot.Read(slots(v.image)); live.ID != r.Live || previous.ID != r.Previous || current(v.image) != live.ID {
+		v.wrong("live is %q, previous %q, current %q, and the record says %q and %q", live.ID, previous.ID, current(v.image), r.Live, r.Previous)
 	}
 	v.deployments(im, st)
 	v.blobs(st)
@@ -134,7 +141,7 @@ func (v *visit) deployments(im *image.Image, st *store.Store) {
 	names := []string{"boot.0", "boot.1", "current", "deploy"}
 	found := uint(0)
 	for _, d := range list {
-		n := slices.IndexFunc(v.rs, func(r image.Release) bool { return r.ID() == d.ID })
+		n := v.number(d.ID)
 		if n < 1 || len(d.Releases) != 1 || d.Releases[0].Version == "" {
 			v.wrong("deployment %+v", d)
 			continue

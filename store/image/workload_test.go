@@ -40,10 +40,18 @@ type step struct {
 
 // state is what is promised. Releases are told by their number, 0 is none.
 type state struct {
-	live, previous int
-	stored         uint // bit set of releases whose blobs are in the store
-	deployed       uint // bit set of releases that have a deployment
-	damaged        int  // a deployment that may have problems
+	boots
+	stored   uint // bit set of releases whose blobs are in the store
+	deployed uint // bit set of releases that have a deployment
+	damaged  int  // a deployment that may have problems
+}
+
+// boots is what the boot record says.
+type boots struct {
+	live, previous, trial, tries, booted int
+
+	failed uint   // bit set
+	floor  uint64 // seq
 }
 
 func bit(n int) uint { return 1 << n }
@@ -57,10 +65,11 @@ type theatre struct {
 
 const releases = 3
 
-func newPlay(t testing.TB) *play {
+// newPlay makes a play with releases of about so many files.
+func newPlay(t testing.TB, files int) *play {
 	p := &play{b: newBlobs(t), rs: make([]image.Release, 1), trees: make([]string, 1), ms: make(map[string]*manifest.Manifest)}
 	for n := 1; n <= releases; n++ {
-		entries := playTree(n)
+		entries := playTree(n, files)
 		// Numbers of different length make boot records of different length.
 		r, m := release(t, p.b, []uint64{0, 8, 9, 10}[n], entries)
 		p.rs, p.ms[r.ID()] = append(p.rs, r), m
@@ -77,9 +86,15 @@ func newPlay(t testing.TB) *play {
 		{"roll back to 2", rollback, func(s *state) { s.live, s.previous = 2, 1 }},
 		{"publish 3", publish(3), stored(3)},
 		{"stage 3", deploy(3), deployed(3)},
-		{"activate 3", activate(3), func(s *state) { s.live, s.previous = 3, 2 }},
+		{"arm 3", arm(3), func(s *state) { s.trial, s.tries = 3, 2 }},
+		{"enter 3", enter, func(s *state) { s.tries, s.booted = 1, 3 }},
+		{"enter 3 again", enter, func(s *state) { s.tries = 0 }},
+		{"confirm 3", confirm, func(s *state) { s.live, s.previous, s.trial = 3, 2, 0 }},
+		{"set the floor", func(h *theatre) error { return h.im.SetFloor("demo", 1, 8) }, func(s *state) { s.floor = 8 }},
 		{"prune the image", func(h *theatre) error { _, err := h.im.Prune(image.Keep{}); return err }, func(s *state) { s.deployed &^= bit(1) }},
 		{"stage 1 again", deploy(1), deployed(1)},
+		{"arm 1", arm(1), func(s *state) { s.trial, s.tries = 1, 2 }},
+		{"fail 1", func(h *theatre) error { return h.im.Fail("bad") }, func(s *state) { s.trial, s.tries, s.failed = 0, 0, bit(1) }},
 		{"destroy 1", func(h *theatre) error { return h.im.Destroy(h.rs[1].ID()) }, func(s *state) { s.deployed &^= bit(1) }},
 		{"prune the store", prune(2, 3), func(s *state) { s.stored &^= bit(1) }},
 		{"damage 2", damage(2), func(s *state) { s.damaged = 2 }},
@@ -90,10 +105,10 @@ func newPlay(t testing.TB) *play {
 }
 
 // playTree is a release of some dozens of files, of which each release changes a part.
-func playTree(n int) []entry {
+func playTree(n, files int) []entry {
 	tree := small(fmt.Sprint("release ", n))
 	tree = append(tree, entry{path: "lessons/", mode: 0o755}, entry{path: "large2", mode: 0o644, data: text(fmt.Sprint("large", n), 700_000)})
-	for i := range 36 {
+	for i := range files {
 		salt := fmt.Sprint("file ", i)
 		if i%3 == n%3 {
 			salt += fmt.Sprint(" of ", n)
@@ -204,6 +219,28 @@ func rollback(h *theatre) error {
 	return err
 }
 
+func arm(n int) func(*theatre) error {
+	return func(h *theatre) error { return h.im.Arm(h.rs[n].ID(), 2) }
+}
+
+// thisBoot is what the kernel calls the boot of the story.
+const thisBoot = "0b7e6a4f-5a2e-4c79-9d0b-6a1f3f0f7c11"
+
+// enter is a boot.
+func enter(h *theatre) error {
+	use, err := h.im.Select(thisBoot)
+	if err == nil && use != h.rs[3].ID() {
+		err = fmt.Errorf("the boot uses %q", use)
+	}
+	return err
+}
+
+func confirm(h *theatre) error {
+	h.im.SetBootID(thisBoot)
+	_, err := h.im.Confirm()
+	return err
+}
+
 func prune(keep ...int) func(*theatre) error {
 	return func(h *theatre) error {
 		var manifests []cid.Cid
@@ -296,12 +333,8 @@ func (p *play) run(top string, wrong *mutant, round uint64, mark func(n int)) er
 		}
 		return mistake(op, path)
 	}
-	h := &theatre{play: p}
-	var err error
-	if h.st, err = store.OpenHook(filepath.Join(top, "store"), hook); err != nil {
-		return err
-	}
-	if h.im, err = image.OpenHook(filepath.Join(top, "image"), hook); err != nil {
+	h, err := p.open(top, hook, hook)
+	if err != nil {
 		return err
 	}
 	for i, s := range p.steps {
@@ -310,8 +343,21 @@ func (p *play) run(top string, wrong *mutant, round uint64, mark func(n int)) er
 		}
 		mark(i)
 	}
-	return errors.Join(h.im.Close(), h.st.Close())
+	return h.close()
 }
+
+func (p *play) open(top string, ofStore, ofImage store.Hook) (h *theatre, err error) {
+	h = &theatre{play: p}
+	if h.st, err = store.OpenHook(filepath.Join(top, "store"), ofStore); err != nil {
+		return nil, err
+	}
+	if h.im, err = image.OpenHook(filepath.Join(top, "image"), ofImage); err != nil {
+		return nil, errors.Join(err, h.st.Close())
+	}
+	return h, nil
+}
+
+func (h *theatre) close() error { return errors.Join(h.im.Close(), h.st.Close()) }
 
 // stranger is another program on the same file system. It syncs a file of its own now and then, between any two of our changes, and
 // what the file system has in its journal of ours goes to the disk with it; sometimes it syncs everything.
