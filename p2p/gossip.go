@@ -372,18 +372,7 @@ func (n *Node) ruleOn(from peer.ID, sa *announce.SignedAnnouncement, tell bool) 
 	return ruling{res.Verdict, true}
 }
 
-// learn offers an envelope to the catalog, whatever it costs.
-func (n *Node) learn(envelope []byte, from peer.ID) announce.Result {
-	sa, err := announce.ParseAnnouncement(envelope)
-	if err != nil {
-		n.malformed(envelope, err)
-		return announce.Malformed(err)
-	}
-	return n.offer(sa, from, nil)
-}
-
-// offer offers an announcement to the catalog. Whoever sends what a signature check refuses pays for it from purse, if
-// there is one.
+// offer offers an announcement to the catalog. Whoever sends what a signature check refuses pays for it from purse.
 func (n *Node) offer(sa *announce.SignedAnnouncement, from peer.ID, purse *budget) announce.Result {
 	if n.ex.foreign[from] { // not worth a check, and no lie
 		n.refusals.add(refusedForeign)
@@ -392,11 +381,11 @@ func (n *Node) offer(sa *announce.SignedAnnouncement, from peer.ID, purse *budge
 	res, done := n.catalog.Glance(sa)
 	if !done {
 		now := time.Now()
-		if purse != nil && !purse.may(now, from) {
+		if !purse.may(now, from) {
 			n.refusals.add(refusedBudget)
 			return announce.Result{Verdict: announce.Ignore, Reason: "too many announcements that were refused"}
 		}
-		if res = n.catalog.AddParsed(sa); res.Verdict != announce.Accept && purse != nil {
+		if res = n.catalog.AddParsed(sa); res.Verdict != announce.Accept {
 			purse.spend(now, from, len(sa.Signers()))
 		}
 	}
