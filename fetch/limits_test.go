@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"runtime"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"satchel/fetch"
 	"satchel/fetch/fetchtest"
 	"satchel/store"
+	"satchel/store/manifest"
 )
 
 func TestClaimsAreCounted(t *testing.T) {
@@ -69,10 +71,45 @@ func TestClaimsThatSayNothing(t *testing.T) {
 	if c = known(); c.Apply(fetch.HaveMap{All: true}) != nil || c.Add(fetch.Have{Blob: 2, Chunk: 3}) != nil || c.Size() != 0 {
 		t.Error("what is said of one that has everything is remembered")
 	}
+	if c = known(); c.Add(fetch.Have{Blob: 5, Chunk: -1}) != nil {
+		t.Error("news of a blob")
+	}
+	before := c.Size()
+	if c.Add(fetch.Have{Blob: 5, Chunk: 500}) != nil || c.Size() != before {
+		t.Error("chunks of a blob that is whole are remembered")
+	}
 	c = known()
 	c.Want(func(uint32) bool { return false })
 	if c.Apply(fetch.HaveMap{Partial: []fetch.PartialHave{{Blob: 5, Chunks: []byte{0x80}}}}) != nil || c.Add(fetch.Have{Blob: 5, Chunk: 3}) != nil || c.Size() != 0 {
 		t.Error("parts that do not matter are remembered")
+	}
+}
+
+// TestClaimsBeforeTheManifest: only what is said of the manifest itself can be judged, and not without bounds.
+func TestClaimsBeforeTheManifest(t *testing.T) {
+	c := fetch.NewClaims(100_000)
+	if c.Apply(fetch.HaveMap{Partial: []fetch.PartialHave{{Blob: fetch.ManifestBlob, Chunks: []byte{0x80}}, {Blob: 2, Chunks: []byte{0x80}}}}) != nil ||
+		!c.HoldsChunk(fetch.ManifestBlob, 0) || c.HoldsChunk(fetch.ManifestBlob, 1) || c.HoldsChunk(2, 0) {
+		t.Error("a part of the manifest is not what it was said to be")
+	}
+	if c.Add(fetch.Have{Blob: fetch.ManifestBlob, Chunk: 1}) != nil || !c.HoldsChunk(fetch.ManifestBlob, 1) || c.HoldsBlob(fetch.ManifestBlob) {
+		t.Error("news of a chunk of the manifest is not what it was said to be")
+	}
+	if err := c.Know(sizes); err != nil || !c.HoldsChunk(2, 0) {
+		t.Errorf("when the manifest is known: %v", err)
+	}
+	if c.Add(fetch.Have{Blob: fetch.ManifestBlob, Chunk: 2}) != nil {
+		t.Error("news of the manifest is refused when it is known")
+	}
+	for n, good := range map[int]bool{1<<20 - 16: true, 1<<20 - 15: false} {
+		c := fetch.NewClaims(100_000)
+		if err := c.Apply(fetch.HaveMap{Partial: []fetch.PartialHave{{Blob: 1, Chunks: make([]byte, n)}}}); (err == nil) != good {
+			t.Errorf("a map of %d bytes: %v", n, err)
+		}
+	}
+	c = fetch.NewClaims(100_000)
+	if c.Apply(fetch.HaveMap{Blobs: make([]byte, 1<<20+1)}) == nil {
+		t.Error("a bitfield of a megabyte is taken")
 	}
 }
 
@@ -255,6 +292,8 @@ func TestHostile39ImpossibleSize(t *testing.T) {
 	}{
 		{fetch.Release{Manifest: raw, ManifestSize: store.MaxChunk + 1}, false},
 		{fetch.Release{Manifest: chunked, ManifestSize: store.MinChunk}, false},
+		{fetch.Release{Manifest: chunked, ManifestSize: manifest.MaxSize + 1}, false},
+		{fetch.Release{Manifest: chunked, ManifestSize: manifest.MaxSize}, true},
 		{fetch.Release{Manifest: raw, ManifestSize: store.MaxChunk}, true},
 		{fetch.Release{Manifest: chunked, ManifestSize: store.MinChunk + 1}, true},
 	} {
@@ -273,5 +312,26 @@ func TestHostile39ImpossibleSize(t *testing.T) {
 			t.Errorf("%d bytes: %v, %d requests", c.r.ManifestSize, err, len(asked.reqs))
 		}
 		cancel()
+	}
+}
+
+// TestDamagedManifest: a manifest that our own disk has damaged is not the publisher's fault.
+func TestDamagedManifest(t *testing.T) {
+	w := newWorld(t, tree(t, 44, 900), 1)
+	connect(t, w.publisher, w.nodes[0])
+	w.run(t)
+	st := w.nodes[0].Store
+	path, err := st.BlobFile(w.release.Manifest, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, make([]byte, w.release.ManifestSize), 0); err != nil {
+		t.Fatal(err)
+	}
+	node := fetchtest.NewHost("again", st)
+	node.Fetch(w.release, 1)
+	node.Start(testContext(t))
+	if err := node.Wait(); !errors.Is(err, store.ErrMismatch) || errors.Is(err, fetch.ErrRelease) {
+		t.Error(err)
 	}
 }
