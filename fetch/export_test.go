@@ -96,6 +96,7 @@ func TakeBack(n int) (first, second int) {
 			s.asks[s.nextID] = request{peer: id}
 		}
 	}
+	s.takeBack(s.peers["second"], 0)
 	for i := range n {
 		s.takeBack(s.peers["first"], int32(i))
 	}
@@ -122,4 +123,18 @@ func MuchNews(cfg Config, n int) {
 	s.news = make([]Have, n)
 	s.flush()
 	s.flush()
+}
+
+// LateAnswers takes requests back that are then answered all the same, and gives how many bytes were counted as not needed, and
+// how many requests are remembered.
+func LateAnswers(cfg Config) (bytes uint64, asks int) {
+	s := New(cfg)
+	p := &peer{id: "late", asked: map[int32]uint64{0: 7, 1: 8}}
+	s.peers[p.id] = p
+	s.asks[7], s.asks[8] = request{peer: p.id, length: 10}, request{peer: p.id, piece: 1, length: 10}
+	s.takeBack(p, 0)
+	s.takeBack(p, 1)
+	s.data(p.id, 7, []byte("12345"))
+	s.gone(p.id, 8)
+	return s.progress.BytesDuplicate, len(s.asks) + p.canceled
 }

@@ -58,7 +58,8 @@ func TestClaimsThatSayNothing(t *testing.T) {
 		}
 		return c
 	}
-	if known().Apply(fetch.HaveMap{Partial: []fetch.PartialHave{{Blob: 1}}}) == nil || known().Add(fetch.Have{Blob: 1, Chunk: 0}) == nil {
+	if known().Apply(fetch.HaveMap{Partial: []fetch.PartialHave{{Blob: 1}}}) == nil || known().Add(fetch.Have{Blob: 1, Chunk: 0}) == nil ||
+		known().Add(fetch.Have{Blob: 1, Chunk: -1, List: true}) == nil {
 		t.Error("a blob of one chunk has a part")
 	}
 	c := known()
@@ -120,6 +121,14 @@ func TestRequestsTakenBack(t *testing.T) {
 	}
 	if first, second := fetch.TakeBack(1025); first != 1 || second != 1026 {
 		t.Errorf("%d and %d requests", first, second)
+	}
+}
+
+// TestLateAnswers: an answer to what was taken back is no lie, whatever it is.
+func TestLateAnswers(t *testing.T) {
+	bytes, asks := fetch.LateAnswers(fetch.Config{OnBlame: func(_, reason string) { t.Error(reason) }})
+	if bytes != 5 || asks != 0 {
+		t.Errorf("%d bytes were not needed, %d requests are remembered", bytes, asks)
 	}
 }
 

@@ -146,7 +146,7 @@ const rememberFor = seenFor + time.Minute
 
 // add reports whether id was added before.
 func (r *recent) add(id uint64, now time.Time) bool {
-	if r.young == nil || now.Sub(r.since) >= rememberFor {
+	if now.Sub(r.since) >= rememberFor { // also at first
 		r.old, r.young, r.since = r.young, map[uint64]bool{}, now
 	}
 	again := r.young[id] || r.old[id]
@@ -390,7 +390,7 @@ func (n *Node) offer(sa *announce.SignedAnnouncement, from peer.ID, purse *budge
 		}
 	}
 	switch {
-	case res.Verdict == announce.Accept && res.Announcement != nil:
+	case res.Announcement != nil: // accepted
 		a := res.Announcement
 		n.log.Info("new release", slog.String("product", a.Product), slog.String("version", a.Version),
 			slog.Uint64("seq", a.Seq), slog.String("from", from.String()))

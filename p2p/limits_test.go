@@ -324,9 +324,11 @@ func TestVisited(t *testing.T) {
 		}
 	}
 	n.do(func() {
-		if n.linked("nobody") {
-			t.Error("who never was here is linked")
+		n.net.table.known["known"] = &known{}
+		if n.linked("nobody") || n.linked("known") {
+			t.Error("who is not here is linked")
 		}
+		delete(n.net.table.known, "known")
 		begun := n.ex.begun
 		if n.exchange("nobody", nil); n.ex.begun != begun {
 			t.Error("asked somebody who is not here")
@@ -353,6 +355,40 @@ func TestExchangesAreRationed(t *testing.T) {
 			t.Errorf("%d exchanges over budget, the next in %v", n.ex.begun-begun, wait)
 		}
 	})
+}
+
+// TestMoreIsAskedFor: a visit that brought news is followed by another, for there may be more; one that brought none is not, and
+// both are remembered so.
+func TestMoreIsAskedFor(t *testing.T) {
+	key := newPen(t)
+	n := openNode(t, Config{}, rootOf(t, key, announce.ProductRule{Pattern: "*"}))
+	runNode(t, n)
+	o := newOutsider(t, n)
+	o.meet(t)
+	for seq, news := range []bool{false, true, false, true} {
+		for _, more := range []bool{false, true} {
+			until(t, "the exchange to end", func() bool {
+				done := false
+				n.do(func() { done = n.linked(o.ID()) && n.ex.begun > 0 && !n.ex.running[o.ID()] })
+				return done
+			})
+			v := visit{more: more, same: true}
+			if news {
+				v.announcements = [][]byte{announcedAs(t, uint64(2*seq+1), key.PrivateKey)}
+				if more {
+					v.announcements = [][]byte{announcedAs(t, uint64(2*seq+2), key.PrivateKey)}
+				}
+			}
+			n.do(func() {
+				begun := n.ex.begun
+				delete(n.ex.seen, o.ID())
+				n.visited(o.ID(), n.view(), &v, nil)
+				if _, seen := n.ex.seen[o.ID()]; n.ex.begun > begun != news || seen == more {
+					t.Errorf("more %v, news %v: asked again %v, nothing left to gain %v", more, news, n.ex.begun > begun, seen)
+				}
+			})
+		}
+	}
 }
 
 // TestLiarsAreShutOut: who is below what pubsub reads is shut out, once, and only if he is here.
