@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"satchel/store"
 )
 
 // dir is an open directory below an image. Its methods take names, never paths, and follow no symbolic link. They are the only
@@ -22,9 +24,9 @@ type dir struct {
 
 // hook is asked before each change, in tests; its error takes the place of the change. With errSkip the change is left
 // out, and counts as done.
-type hook func(op, path string) error
+type hook = store.Hook
 
-var errSkip = errors.New("skip")
+var errSkip = store.ErrSkip
 
 // openTop opens the image directory itself, the only one that is named by a path.
 func openTop(name string, h hook) (*dir, error) {
@@ -162,6 +164,14 @@ func setMode(f *os.File, mode uint32) error {
 		return fmt.Errorf("mode became %04o, not %04o: %w", st.Mode&0o7777, mode, fs.ErrPermission)
 	}
 	return nil
+}
+
+// fixTime gives a file the time that says that nobody wrote to it.
+func (d *dir) fixTime(name string) error {
+	return d.change("setting time of", name, func() error {
+		t := unix.Timespec{Sec: store.FixedTime}
+		return unix.UtimesNanoAt(d.fd(), name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+	})
 }
 
 // sync makes the names in the directory durable.

@@ -14,6 +14,15 @@ func OpenHook(dir string, h Hook) (*Image, error) { return open(dir, h) }
 // SetBootID has the image believe that the kernel calls this boot so.
 func (im *Image) SetBootID(id string) { im.bootID = func() string { return id } }
 
+// Select does what a boot does, which the kernel calls by this name, and gives what it uses.
+func (im *Image) Select(bootID string) (use string, err error) {
+	err = im.step("booting", func(r boot.Record) (next boot.Record, _ error) {
+		next, use = r.Select(func(id string) bool { there, _ := im.has(id); return there }, bootID)
+		return next, nil
+	})
+	return use, err
+}
+
 // HasContent says whether the bytes are the blob's.
 var HasContent = hasContent
 

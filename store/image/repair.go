@@ -13,27 +13,28 @@ import (
 	"satchel/store/manifest"
 )
 
-// Repair makes the entries with problems what the manifest says, and removes those that are not in it. Each entry is
+// Repair makes the entries with problems what the manifests of its releases say, and removes those that are in none. Each entry is
 // replaced by rename, so that whoever uses a live tree sees the old file or the new one, and a file that others
-// have open stays as it is for them. Blobs must be good: each is read again before it takes its place, and one that is not is an
-// error that names it. Nothing outside the tree is touched, whatever symbolic links are in it. On an error the
+// have open stays as it is for them. Each blob is read again before it takes its place; one that is damaged is discarded, and
+// the error, with [store.ErrMismatch] in its chain, names it. Nothing outside the tree is touched, whatever symbolic links are in it. On an error the
 // entries that were replaced stay so; to repair again does the rest.
-func (im *Image) Repair(ctx context.Context, id string, m *manifest.Manifest, b Blobs, problems []Problem) error {
-	if err := im.repair(ctx, id, m, b, problems); err != nil {
+func (im *Image) Repair(ctx context.Context, id string, b Blobs, problems []Problem) error {
+	if err := im.repair(ctx, id, b, problems); err != nil {
 		return fmt.Errorf("repairing %s: %w", id, err)
 	}
 	return nil
 }
 
-func (im *Image) repair(ctx context.Context, id string, m *manifest.Manifest, b Blobs, problems []Problem) (err error) {
+func (im *Image) repair(ctx context.Context, id string, b Blobs, problems []Problem) (err error) {
 	if err := acquire(ctx, im.building); err != nil {
 		return err
 	}
 	defer func() { <-im.building }()
-	if err := im.need(id); err != nil {
+	l, err := im.layout(id, b)
+	if err != nil {
 		return err
 	}
-	fix := &repairer{placer: placer{im, b, one{b}}, id: id, buf: make([]byte, contentBuffer)}
+	fix := &repairer{placer: placer{im: im, blobs: b, files: one{b}}, id: id, buf: make([]byte, contentBuffer)}
 	if fix.tree, err = im.deploy.sub(id); err != nil {
 		return err
 	}
@@ -47,7 +48,7 @@ func (im *Image) repair(ctx context.Context, id string, m *manifest.Manifest, b 
 		return err
 	}
 	defer fix.spare.close()
-	return fix.run(ctx, plan(m, problems))
+	return fix.run(ctx, l.plan(problems))
 }
 
 // task is one path to put right; entry is nil when there should be nothing.
@@ -57,16 +58,11 @@ type task struct {
 }
 
 // plan brings the problems into the manifest's order, so that a directory comes before what is in it.
-func plan(m *manifest.Manifest, problems []Problem) []task {
+func (l *layout) plan(problems []Problem) []task {
 	var tasks []task
 	for _, p := range problems {
 		t := task{path: p.Path}
-		i, ok := slices.BinarySearchFunc(m.Entries, p.Path, func(e manifest.Entry, path string) int {
-			return manifest.Compare(e.Path, path)
-		})
-		if ok {
-			t.entry = &m.Entries[i]
-		}
+		t.entry = l.find(p.Path)
 		tasks = append(tasks, t)
 	}
 	slices.SortFunc(tasks, func(a, b task) int { return manifest.Compare(a.path, b.path) })
@@ -138,7 +134,7 @@ func (r *repairer) check(ctx context.Context, name string, e *manifest.Entry) er
 	forget(f)
 	good, err := hasContent(ctx, f, e.Blob, r.buf)
 	if err == nil && !good {
-		err = fmt.Errorf("%s: blob %v is damaged too; verify the store, so that it is fetched again", e.Path, e.Blob)
+		err = discard(r.blobs, e, "has other content too")
 	}
 	return err
 }

@@ -10,8 +10,8 @@ import (
 	"satchel/store/image"
 )
 
-// trials is a story of trials, of an image in which release 0 is live and 1 and 2 are staged.
-func trials() []func(w *world, im *image.Image) error {
+// trialSteps is a story of trials, of an image in which release 0 is live and 1 and 2 are staged.
+func trialSteps() []func(w *world, im *image.Image) error {
 	id := func(w *world, i int) string { return w.rs[i].ID() }
 	enter := func(_ *world, im *image.Image) error { return im.Enter() }
 	return []func(w *world, im *image.Image) error{
@@ -60,7 +60,7 @@ func toldByTrials(t *testing.T) []string {
 	must(t, err)
 	defer im.Close()
 	all := []string{told(im, w.dir)}
-	for i, do := range trials() {
+	for i, do := range trialSteps() {
 		must(t, do(w, im))
 		all = append(all, told(im, w.dir))
 		if all[i] == all[i+1] {
@@ -87,8 +87,8 @@ func TestCrashInTrials(t *testing.T) {
 			})
 			must(t, err)
 			at, err := 0, error(nil)
-			for ; at < len(trials()) && failed == ""; at++ {
-				if err = trials()[at](w, im); err != nil {
+			for ; at < len(trialSteps()) && failed == ""; at++ {
+				if err = trialSteps()[at](w, im); err != nil {
 					break
 				}
 			}

@@ -27,25 +27,61 @@ type Problem struct {
 	What string // for people
 }
 
-// Verify compares a deployment with its manifest: every entry's type, mode, size, content and link, and that there is nothing
+// Verify compares a deployment with the manifests of its releases, which come from b: every entry's type, mode, size, content and link, and that there is nothing
 // else. Content is read from the medium, not from memory, by as many goroutines as there are processors. The
 // problems come in the manifest's order; an error means that the comparison could not be made. Below a
 // missing directory every entry is a problem; a directory that should not be there is one, whatever is in it.
 //
 // The mode of the tree's own directory is not compared. What an entry's mode forbids this process to read is not read.
 // progress, when not nil, is called after each entry, by one goroutine at a time.
-func (im *Image) Verify(ctx context.Context, id string, m *manifest.Manifest, progress func(done, total int)) ([]Problem, error) {
-	problems, err := im.verify(ctx, id, m, progress)
+//
+// The error has [store.ErrNotFound] in its chain when a manifest is not in b, or when it is not known which manifests they are.
+func (im *Image) Verify(ctx context.Context, id string, b Blobs, progress func(done, total int)) ([]Problem, error) {
+	problems, err := im.verify(ctx, id, b, progress)
 	if err != nil {
 		return nil, fmt.Errorf("verifying %s: %w", id, err)
 	}
 	return problems, nil
 }
 
-func (im *Image) verify(ctx context.Context, id string, m *manifest.Manifest, progress func(done, total int)) ([]Problem, error) {
+func (im *Image) verify(ctx context.Context, id string, b Blobs, progress func(done, total int)) ([]Problem, error) {
+	l, err := im.layout(id, b)
+	if err != nil {
+		return nil, err
+	}
+	return im.compare(ctx, id, l, progress)
+}
+
+// layout says what the tree of a deployment must be.
+func (im *Image) layout(id string, b Blobs) (*layout, error) {
 	if err := im.need(id); err != nil {
 		return nil, err
 	}
+	d, sound := im.load(id)
+	if !sound {
+		return nil, fmt.Errorf("what it consists of: %w", store.ErrNotFound)
+	}
+	parts, err := d.parts(b)
+	if err != nil {
+		return nil, err
+	}
+	return compose(parts)
+}
+
+// parts reads the manifests of a deployment.
+func (d *Deployment) parts(b Blobs) ([]Part, error) {
+	var parts []Part
+	for _, r := range d.Releases {
+		m, err := b.Manifest(r.Manifest)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, Part{Release: r, Manifest: m})
+	}
+	return parts, nil
+}
+
+func (im *Image) compare(ctx context.Context, id string, l *layout, progress func(done, total int)) ([]Problem, error) {
 	top, err := im.deploy.sub(id)
 	if err != nil {
 		return nil, err
@@ -53,8 +89,8 @@ func (im *Image) verify(ctx context.Context, id string, m *manifest.Manifest, pr
 	defer top.close()
 	workers, ctx := errgroup.WithContext(ctx)
 	workers.SetLimit(runtime.GOMAXPROCS(0))
-	v := &verifier{ctx: ctx, workers: workers, total: len(m.Entries), progress: progress}
-	err = v.dir(top, "", m.Entries)
+	v := &verifier{ctx: ctx, workers: workers, total: len(l.entries), progress: progress}
+	err = v.dir(top, "", l.entries)
 	if werr := workers.Wait(); err == nil {
 		err = werr
 	}
@@ -97,7 +133,7 @@ func (v *verifier) extra(path string) {
 }
 
 // dir compares what is in a directory with the entries below it; prefix is the directory's path and a slash.
-func (v *verifier) dir(d *dir, prefix string, entries []manifest.Entry) error {
+func (v *verifier) dir(d *dir, prefix string, entries []*manifest.Entry) error {
 	names, err := d.names(-1)
 	if err != nil {
 		return err
@@ -107,7 +143,7 @@ func (v *verifier) dir(d *dir, prefix string, entries []manifest.Entry) error {
 		there[name] = struct{}{}
 	}
 	for len(entries) > 0 {
-		e := &entries[0]
+		e := entries[0]
 		name, ok := strings.CutPrefix(e.Path, prefix)
 		if !ok || strings.Contains(name, "/") {
 			return fmt.Errorf("manifest out of order at %q", e.Path)
@@ -126,7 +162,7 @@ func (v *verifier) dir(d *dir, prefix string, entries []manifest.Entry) error {
 }
 
 // countBelow counts the entries at the front that are below a path.
-func countBelow(entries []manifest.Entry, path string) int {
+func countBelow(entries []*manifest.Entry, path string) int {
 	for i := range entries {
 		p := entries[i].Path
 		if len(p) <= len(path) || p[len(path)] != '/' || !strings.HasPrefix(p, path) {
@@ -137,7 +173,7 @@ func countBelow(entries []manifest.Entry, path string) int {
 }
 
 // entry compares one entry, and what is below it when it is a directory.
-func (v *verifier) entry(d *dir, name string, e *manifest.Entry, below []manifest.Entry) error {
+func (v *verifier) entry(d *dir, name string, e *manifest.Entry, below []*manifest.Entry) error {
 	if err := v.ctx.Err(); err != nil {
 		return err
 	}
@@ -183,10 +219,10 @@ func kindOf(t manifest.Type) uint32 {
 	return unix.S_IFREG
 }
 
-func (v *verifier) missing(e *manifest.Entry, what string, below []manifest.Entry) {
+func (v *verifier) missing(e *manifest.Entry, what string, below []*manifest.Entry) {
 	v.checked(e, what)
-	for i := range below {
-		v.checked(&below[i], "is missing")
+	for _, e := range below {
+		v.checked(e, "is missing")
 	}
 }
 
@@ -208,11 +244,11 @@ func (v *verifier) link(d *dir, name string, e *manifest.Entry) string {
 	return ""
 }
 
-func (v *verifier) below(d *dir, name string, e *manifest.Entry, what string, below []manifest.Entry) error {
+func (v *verifier) below(d *dir, name string, e *manifest.Entry, what string, below []*manifest.Entry) error {
 	sub, err := d.sub(name)
 	if forbidden(err, e) {
-		for i := range below {
-			v.checked(&below[i], "")
+		for _, e := range below {
+			v.checked(e, "")
 		}
 		v.checked(e, what)
 		return nil
