@@ -57,6 +57,7 @@ func (im *Image) activate(id string) error {
 	if err != nil {
 		return errors.Join(err, im.revert(old))
 	}
+	_ = im.markLived(id) // Open does it otherwise
 	return nil
 }
 

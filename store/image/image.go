@@ -195,7 +195,10 @@ func (im *Image) recover() error {
 	if err := im.reconcile(); err != nil {
 		return err
 	}
-	return im.repairCurrent()
+	if err := im.repairCurrent(); err != nil {
+		return err
+	}
+	return im.markLived(im.record().live)
 }
 
 // removeLeftovers removes clones, half-removed deployments, and descriptions of trees that never came.
@@ -205,6 +208,12 @@ func (im *Image) removeLeftovers() error {
 		return err
 	}
 	for _, name := range names {
+		if _, err := parseID(name); err == nil {
+			if err := im.removeSpare(name); err != nil {
+				return err
+			}
+			continue
+		}
 		if stem, ok := strings.CutSuffix(name, infoSuffix); ok {
 			if there, err := im.has(stem); err != nil || there {
 				continue
@@ -220,7 +229,7 @@ func (im *Image) removeLeftovers() error {
 }
 
 func isLeftover(name string) bool {
-	for _, suffix := range []string{goneSuffix, fixSuffix, tmpSuffix} {
+	for _, suffix := range []string{goneSuffix, fixSuffix, infoSuffix + tmpSuffix, tmpSuffix} {
 		if id, ok := strings.CutSuffix(name, suffix); ok {
 			_, err := parseID(id)
 			return err == nil
