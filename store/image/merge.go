@@ -249,7 +249,10 @@ func (m *merger) path(path string) error {
 		m.later(path, func(in *dir, name string) error { return m.makeDir(in, name, path) })
 		return nil
 	case mine == unix.S_IFDIR: // what is in it decides
-		m.beside[path+newSuffix] = next != nil
+		if next != nil && m.hasDir(path) { // an earlier merge needed it
+			m.beside[path+newSuffix] = true
+			m.note(path, localConflict)
+		}
 		return nil
 	case mine == 0 && base != nil && base.Type == manifest.Dir && next == nil:
 		m.remove(path)
@@ -308,6 +311,18 @@ func (m *merger) note(path, what string) {
 // isBeside knows what a merge laid beside something.
 func isBeside(path string) bool {
 	return strings.HasSuffix(path, newSuffix) || strings.HasSuffix(path, oldSuffix)
+}
+
+// hasDir says whether the new tree has a directory at a path.
+func (m *merger) hasDir(path string) bool {
+	in := &cursor{open: []level{{dir: m.tree}}, keep: true}
+	defer in.close()
+	d, name, err := in.at(path)
+	if err != nil {
+		return false
+	}
+	kind, err := d.kind(name)
+	return err == nil && kind == unix.S_IFDIR
 }
 
 // look says what the person has; nothing has mode 0.
