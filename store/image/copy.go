@@ -20,7 +20,7 @@ type copier struct {
 	link func(path string) bool // files that may be linked instead, where blocks cannot be shared; nil: none
 }
 
-// dir copies what is in a directory; path is that of the directory in the tree.
+// dir copies what is in a directory; path is that of the directory in the tree, empty for the tree itself.
 func (c *copier) dir(src, dst *dir, path string) error {
 	names, err := src.names(-1)
 	if err != nil {
@@ -28,7 +28,7 @@ func (c *copier) dir(src, dst *dir, path string) error {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if err := c.any(src, name, dst, name, path+"/"+name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := c.any(src, name, dst, name, strings.TrimPrefix(path+"/"+name, "/")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

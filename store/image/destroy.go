@@ -30,6 +30,12 @@ func (im *Image) detach(id string) error {
 	if r := im.record(); id == r.live || id == r.previous {
 		return fmt.Errorf("%w: it is the live or the previous one", ErrInUse)
 	}
+	im.mu.Lock()
+	source := im.source
+	im.mu.Unlock()
+	if id == source {
+		return fmt.Errorf("%w: another is being made from it", ErrInUse)
+	}
 	if err := im.deploy.removeAll(id + goneSuffix); err != nil {
 		return err
 	}
@@ -46,8 +52,14 @@ type Keep struct {
 }
 
 // Prune removes deployments; the live one, the previous one and the pinned ones are always kept. It gives the ids of those
-// that it removed, also when it stopped at an error.
+// that it removed, also when it stopped at an error. While a deployment is being made nothing is removed: the error is [ErrBusy].
 func (im *Image) Prune(keep Keep) ([]string, error) {
+	select {
+	case im.building <- struct{}{}:
+		defer func() { <-im.building }()
+	default:
+		return nil, fmt.Errorf("pruning image: %w", ErrBusy)
+	}
 	list, err := im.List()
 	if err != nil {
 		return nil, fmt.Errorf("pruning image: %w", err)

@@ -23,6 +23,8 @@ var (
 	ErrNoPrevious = errors.New("no previous deployment")
 	// ErrInUse is in the error of [Image.Destroy] when the deployment is live or is the previous one.
 	ErrInUse = errors.New("deployment is in use")
+	// ErrBusy is in the error of [Image.Prune] while a deployment is being made or repaired.
+	ErrBusy = errors.New("a deployment is being made")
 )
 
 // Names in an image directory.
@@ -49,6 +51,8 @@ type Image struct {
 	mu   sync.Mutex // not held during I/O
 	boot record     // in force
 	slot int        // that holds it
+
+	source string // id of the deployment that another is made from, or empty; under mu
 
 	sharing atomic.Int32 // one of the sharing constants
 }

@@ -88,6 +88,7 @@ func (im *Image) stage(ctx context.Context, p Plan, b Blobs) (Deployment, error)
 	if s.from, err = im.start(&p); err != nil {
 		return d, err
 	}
+	defer im.protect(s.from.ID)()
 	if err := s.run(ctx, &d); err != nil {
 		return d, errors.Join(err, im.deploy.unlink(d.ID+infoSuffix), im.deploy.removeAll(d.ID+tmpSuffix))
 	}
@@ -144,19 +145,25 @@ func (s *staging) run(ctx context.Context, d *Deployment) error {
 
 // next describes the deployment that is to come.
 func (im *Image) next(parts []Part) (Deployment, error) {
-	list, err := im.List()
+	number, err := im.nextNumber()
 	if err != nil {
 		return Deployment{}, err
 	}
-	d := Deployment{Created: time.Now().UTC().Truncate(time.Second), number: 1}
+	d := Deployment{Created: time.Now().UTC().Truncate(time.Second), number: number}
 	for _, p := range parts {
 		d.Releases = append(d.Releases, p.Release)
 	}
 	d.ID = idOf(d.Releases)
-	if n := len(list); n > 0 {
-		d.number = list[n-1].number + 1
-	}
 	return d, nil
+}
+
+// nextNumber is one more than any deployment has.
+func (im *Image) nextNumber() (int64, error) {
+	list, err := im.List()
+	if err != nil || len(list) == 0 {
+		return 1, err
+	}
+	return list[len(list)-1].number + 1, nil
 }
 
 // existing finds the deployment of the same releases. One whose description was lost is trusted only after reading all of it, and so is
