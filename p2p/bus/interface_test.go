@@ -54,10 +54,7 @@ func TestMethodsAreDescribed(t *testing.T) {
 		typ := reflect.TypeOf(v)
 		for i := range typ.NumMethod() {
 			m := typ.Method(i)
-			in, out := "", ""
-			for i := 1; i < m.Type.NumIn(); i++ {
-				in += dbus.SignatureOfType(m.Type.In(i)).String()
-			}
+			in, out := takes(map[string]any{"": v})[m.Name].String(), ""
 			for i := range m.Type.NumOut() - 1 { // the last one is the error
 				out += dbus.SignatureOfType(m.Type.Out(i)).String()
 			}

@@ -11,6 +11,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/godbus/dbus/v5"
 )
 
 // systemBus is where the system bus is unless DBUS_SYSTEM_BUS_ADDRESS says otherwise.
@@ -74,13 +76,17 @@ func socketsOf(list string) ([]string, error) {
 // can refuse it. Being no *net.UnixConn, it takes no file descriptors either, which nobody would close.
 type wire struct {
 	net.Conn
-	begun bool   // greeted: from now on there are messages
-	frame []byte // room for a message
-	rest  []byte // what is not read of it
+	answered func() // is called when an answer was sent, if not nil
+	begun    bool   // greeted: from now on there are messages
+	frame    []byte // room for a message
+	rest     []byte // what is not read of it
 }
 
-// Write sends a line of the greeting or a message. A bus that does not take it in time is gone.
+// Write sends a line of the greeting or one whole message. A bus that does not take it in time is gone.
 func (w *wire) Write(p []byte) (int, error) {
+	if w.answered != nil && w.begun && len(p) >= headSize && (p[1] == byte(dbus.TypeMethodReply) || p[1] == byte(dbus.TypeError)) {
+		defer w.answered()
+	}
 	if string(p) == "BEGIN\r\n" { // the library's reader of messages starts after this
 		w.begun = true
 	}
