@@ -164,6 +164,13 @@ func (d *daemon) run(args ...string) string {
 	return string(out)
 }
 
+// admit makes the running bus let the service be.
+func (d *daemon) admit() {
+	d.t.Helper()
+	d.setPolicy(bus.Policy)
+	d.run("busctl", "call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ReloadConfig")
+}
+
 // call is busctl call on our interface; the words after the method are its signature and arguments.
 func call(method string, args ...string) []string {
 	return append([]string{"busctl", "call", bus.Name, string(bus.Path), bus.Name, method}, args...)
@@ -220,14 +227,20 @@ func (l *lines) until(text string) (before []string) {
 // node is a node in memory with what the bus wants beyond package control.
 type node struct {
 	controltest.Node
+	pictures chan struct{} // if not nil, Held tells it, of which each picture has one call
+	enter    chan struct{} // if not nil, Confirm tells it and waits for ctx
+
 	mu     sync.Mutex
 	until  time.Time
 	why    string
 	checks int
-	enter  chan struct{} // if not nil, Confirm tells it and waits for ctx
+	left   int // how often Confirm has waited
 }
 
 func (n *node) Held() (time.Time, string) {
+	if n.pictures != nil {
+		n.pictures <- struct{}{}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.until, n.why
@@ -253,6 +266,9 @@ func (n *node) Confirm(ctx context.Context, product string) (p2p.ReleaseStatus, 
 	if n.enter != nil {
 		n.enter <- struct{}{}
 		<-ctx.Done()
+		n.mu.Lock()
+		n.left++
+		n.mu.Unlock()
 		return p2p.ReleaseStatus{}, ctx.Err()
 	}
 	return p2p.ReleaseStatus{}, &p2p.Error{Code: p2p.CodeNotReady, Hint: "apply something", Err: fmt.Errorf("%s is not on trial, says 10.0.0.7", product)}
@@ -274,6 +290,12 @@ func (n *node) stage(product string) {
 		p.Ready, p.State = &r, p2p.StateReady
 	})
 }
+
+// onBus and offBus are in what the service logs.
+const (
+	onBus  = `msg="on the system bus"`
+	offBus = `msg="not on the system bus; the node runs on"`
+)
 
 // log is what the service logs.
 type log struct{ lines }
@@ -305,6 +327,6 @@ func (d *daemon) serve(n bus.Node) (*log, func()) {
 func (d *daemon) serving(n bus.Node) (stop func()) {
 	d.t.Helper()
 	l, stop := d.serve(n)
-	l.until("on the system bus")
+	l.until(onBus)
 	return stop
 }
