@@ -185,7 +185,8 @@ type NextRelease struct {
 	MayNames    bool     `json:"may_names"`
 	MayLinkOut  bool     `json:"may_link_out"`
 	MayRun      bool     `json:"may_run"`
-	Class       string   `json:"class"` // content, system or bookkeeping
+	Class       string   `json:"class"`              // content, system or bookkeeping
+	Manifest    string   `json:"manifest,omitempty"` // of the newest release that is known
 
 	WakeKeys      []string `json:"wake_keys"` // ids of the keys that must sign, too, for a release to wake
 	WakeThreshold int      `json:"wake_threshold"`
@@ -214,6 +215,9 @@ func (n *Node) Next(product string) (next NextRelease, err error) {
 		}
 		if m := n.catalog.Mark(product); m.Epoch == rule.Epoch { // what was refused, or lost its key, uses its number up, too
 			next.Seq, next.Floor = max(next.Seq, m.Seq+1), max(next.Floor, m.Floor)
+		}
+		if a, _, ok := n.catalog.Latest(product); ok {
+			next.Manifest = a.Manifest.String()
 		}
 		if role, ok := root.Roles[announce.RoleWake]; ok {
 			next.WakeThreshold = role.Threshold
