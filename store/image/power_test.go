@@ -188,7 +188,7 @@ func (r *trial) round(t *testing.T, check *inspector, round uint64) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range log.States(min(r.limit-r.states, roundStates), round) {
+	for _, s := range log.States(min(r.limit-r.states, roundStates, (r.limit+1)/2), round) {
 		if err = r.try(t, m, check, s); err != nil || r.enough() {
 			break
 		}

@@ -360,7 +360,13 @@ func (p *play) open(top string, ofStore, ofImage store.Hook) (h *theatre, err er
 	return h, nil
 }
 
-func (h *theatre) close() error { return errors.Join(h.im.Close(), h.st.Close()) }
+// close does nothing with a theatre that could not be opened.
+func (h *theatre) close() error {
+	if h == nil {
+		return nil
+	}
+	return errors.Join(h.im.Close(), h.st.Close())
+}
 
 // stranger is another program on the same file system. It syncs a file of its own now and then, between any two of our changes, and
 // what the file system has in its journal of ours goes to the disk with it; sometimes it syncs everything.
