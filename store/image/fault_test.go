@@ -127,6 +127,12 @@ func (p *play) fault(t *testing.T, before, work string, step, at int, f fault) e
 	case !errors.Is(err, f.err):
 		return fmt.Errorf("another error: %w", err)
 	}
+	// What could not be removed is left for the recovery.
+	if last := s.changes[at]; !f.ends && !strings.HasPrefix(last, "removing ") && !strings.Contains(last, ".gone.tmp") {
+		if err := tidy(work); err != nil {
+			return err
+		}
+	}
 	if f.recovery != nil {
 		// One of the first changes, in turn; there may be fewer.
 		s := &saboteur{top: work, at: at % 30, counts: true, fault: fault{err: f.recovery, ends: f.recovery == errCrash}}
@@ -144,6 +150,16 @@ func (p *play) fault(t *testing.T, before, work string, step, at int, f fault) e
 		return fmt.Errorf("again: %w", err)
 	}
 	return p.look(work, step)
+}
+
+// tidy looks that whoever could not do something has left nothing of it, without any recovery.
+func tidy(top string) error {
+	for _, pattern := range []string{"image/*.tmp", "image/deploy/*.tmp", "store/partial/*.tmp"} {
+		if left, err := filepath.Glob(filepath.Join(top, pattern)); err != nil || len(left) > 0 {
+			return errors.Join(err, fmt.Errorf("before recovery there is %q", left))
+		}
+	}
+	return nil
 }
 
 // sabotaged recovers, and does a step, if it is not -1, while s is at work.
