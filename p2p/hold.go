@@ -68,7 +68,7 @@ type hold struct {
 const maxHold = 7 * 24 * time.Hour
 
 // maxWhy is how much of a reason is kept, in bytes.
-const maxWhy = 200
+const maxWhy = 512
 
 // held is the hold that is on.
 func (n *Node) held() (h hold, on bool) {

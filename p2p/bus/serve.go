@@ -219,8 +219,7 @@ func takes(exports map[string]any) map[string]dbus.Signature {
 // picture shows what is true now and returns it, and what is different from what was shown before.
 func (s *service) picture() (p2p.Status, map[string]dbus.Variant) {
 	st := s.node.Status()
-	until, why := s.node.Held()
-	return st, s.shown.replace(pictureOf(&st, until, why))
+	return st, s.shown.replace(pictureOf(&st))
 }
 
 // errLost is why a session ends whose bus went away.
