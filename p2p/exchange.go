@@ -436,7 +436,7 @@ func (n *Node) exchange(p peer.ID, theirs *[8]byte) {
 	}
 	mine := n.catalog.Digest()
 	if theirs != nil {
-		n.net.digest(p, *theirs)
+		n.noteDigest(p, *theirs)
 		if *theirs == mine || n.ex.seen[p] == [2][8]byte{mine, *theirs} {
 			return
 		}
@@ -487,7 +487,7 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 			n.log.Debug("remembering peers", slog.Any("err", err))
 		}
 	}
-	n.net.digest(p, v.theirs)
+	n.noteDigest(p, v.theirs)
 	before, left := n.catalog.Digest(), n.refusals[refusedBudget].Load()
 	shut := false // what was good of it is kept all the same
 	for _, env := range v.roots {

@@ -357,6 +357,38 @@ func TestExchangesAreRationed(t *testing.T) {
 	})
 }
 
+// TestDigestsShow: who waits for a change hears when a neighbour's catalog turns out to be another than thought.
+func TestDigestsShow(t *testing.T) {
+	n := testNode(t, testKey(t))
+	o := newOutsider(t, n)
+	o.meet(t)
+	until(t, "the first exchange", func() bool {
+		known := false
+		n.do(func() { _, known = n.net.digests[o.ID()] })
+		return known
+	})
+	n.do(func() {
+		for _, c := range []struct {
+			p       peer.ID
+			digest  [8]byte
+			changed bool
+		}{{o.ID(), [8]byte{1}, true}, {o.ID(), [8]byte{1}, false}, {o.ID(), [8]byte{2}, true}, {"nobody", [8]byte{1}, false}} {
+			n.dirty = false
+			if n.noteDigest(c.p, c.digest); n.dirty != c.changed {
+				t.Errorf("%v %x: changed %v", c.p, c.digest, n.dirty)
+			}
+		}
+		delete(n.net.digests, o.ID())
+		n.dirty = false
+		if n.noteDigest(o.ID(), [8]byte{}); !n.dirty {
+			t.Error("the first digest is no change")
+		}
+		if _, ok := n.net.digests["nobody"]; ok {
+			t.Error("a digest of who is not here is remembered")
+		}
+	})
+}
+
 // TestMoreIsAskedFor: a visit that brought news is followed by another, for there may be more; one that brought none is not, and
 // both are remembered so.
 func TestMoreIsAskedFor(t *testing.T) {
