@@ -51,6 +51,7 @@ type ProductRule struct {
 	MaySetuid  bool // its files may have setuid, setgid and sticky bits, and be writable by everybody
 	MayNames   bool // its names may be ones that some file systems cannot hold or tell apart
 	MayLinkOut bool // its symbolic links may be absolute or leave the tree
+	MayRun     bool // machines run what its releases name as helper, and the health checks in them
 }
 
 const (
@@ -58,6 +59,7 @@ const (
 	flagMaySetuid  = 2
 	flagMayNames   = 4
 	flagMayLinkOut = 8
+	flagMayRun     = 16
 	maxKeys        = 64
 	maxRules       = 1024
 )
@@ -254,7 +256,7 @@ func (r *Root) payload() ([]byte, error) {
 
 // may lists what a rule may allow, by its flag.
 func (p *ProductRule) may() map[uint64]*bool {
-	return map[uint64]*bool{flagMayWake: &p.MayWake, flagMaySetuid: &p.MaySetuid, flagMayNames: &p.MayNames, flagMayLinkOut: &p.MayLinkOut}
+	return map[uint64]*bool{flagMayWake: &p.MayWake, flagMaySetuid: &p.MaySetuid, flagMayNames: &p.MayNames, flagMayLinkOut: &p.MayLinkOut, flagMayRun: &p.MayRun}
 }
 
 func (p *ProductRule) flags() (flags uint64) {

@@ -39,7 +39,7 @@ func rootFileVectors() []vector {
 		v("draft-old-only", "refuse trust", "version 3 signed by the keys of version 2 alone", one, two, sealed(dRoot, p3, 1, 2)),
 		v("draft-new-only", "refuse trust", "version 3 signed by its own keys alone", one, two, sealed(dRoot, p3, 8, 9)),
 		v("too-new", "refuse too-new", "version 2 has an unknown flag", one,
-			sealed(dRoot, mapOf(with(rootTwoPairs(), 6, arr(ruleOf("xo-os", 2, ids(8), 1, 3, "system", 16)))...), 1, 3)),
+			sealed(dRoot, mapOf(with(rootTwoPairs(), 6, arr(ruleOf("xo-os", 2, ids(8), 1, 3, "system", 32)))...), 1, 3)),
 		v("bad-empty", form, "no bytes at all"),
 		v("bad-gap", form, "version 3 after version 1", one, three),
 		v("bad-order", form, "version 1 after version 2", two, one),

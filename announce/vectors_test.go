@@ -383,7 +383,7 @@ func badRootVectors() []vector {
 		v("role-unknown", tooNew, "role 3 is not known", roles(with(rolesOf(), 3, arr(ids(7), num(1)))...)),
 		v("key-unknown", tooNew, "key 7 of the payload is not known and below 64", with(base, 7, num(1))),
 		v("class-unknown", tooNew, "a class that is not known", rules(ruleOf("xo-os", 2, ids(4), 1, 3, "firmware", 0))),
-		v("flag-unknown", tooNew, "flag 16 is not known", rules(ruleOf("xo-os", 2, ids(4), 1, 3, "system", 16))),
+		v("flag-unknown", tooNew, "flag 32 is not known", rules(ruleOf("xo-os", 2, ids(4), 1, 3, "system", 32))),
 		v("rules-unsorted", form, "product rules not sorted", rules(osRule(), lessonsRule())),
 		v("rule-twice", form, "one pattern twice", rules(osRule(), osRule())),
 		v("rule-short", form, "a rule of six values", rules(append(head(4, 6), osRule()[1:len(osRule())-1]...))),

@@ -227,7 +227,7 @@ func belongs(m *manifest.Header, a *announce.Announcement) error {
 func (n *Node) policy(product string) (p manifest.Policy) {
 	if root := n.catalog.Root(); root != nil {
 		if rule, ok := root.Rule(product); ok {
-			p = manifest.Policy{Setuid: rule.MaySetuid, Names: rule.MayNames, LinkOut: rule.MayLinkOut}
+			p = manifest.Policy{Setuid: rule.MaySetuid, Names: rule.MayNames, LinkOut: rule.MayLinkOut, Run: rule.MayRun}
 		}
 	}
 	return p

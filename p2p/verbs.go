@@ -184,6 +184,9 @@ type NextRelease struct {
 	MaySetuid   bool     `json:"may_setuid"`
 	MayNames    bool     `json:"may_names"`
 	MayLinkOut  bool     `json:"may_link_out"`
+	MayRun      bool     `json:"may_run"`
+	Class       string   `json:"class"`              // content, system or bookkeeping
+	Manifest    string   `json:"manifest,omitempty"` // of the newest release that is known
 
 	WakeKeys      []string `json:"wake_keys"` // ids of the keys that must sign, too, for a release to wake
 	WakeThreshold int      `json:"wake_threshold"`
@@ -205,12 +208,16 @@ func (n *Node) Next(product string) (next NextRelease, err error) {
 				fmt.Errorf("trust root version %d has no rule for product %s", root.Version, product))
 		}
 		next = NextRelease{RootVersion: root.Version, Epoch: rule.Epoch, Seq: max(1, rule.Floor), Threshold: rule.Threshold,
-			MayWake: rule.MayWake, Floor: rule.Floor, MaySetuid: rule.MaySetuid, MayNames: rule.MayNames, MayLinkOut: rule.MayLinkOut}
+			MayWake: rule.MayWake, Floor: rule.Floor, MaySetuid: rule.MaySetuid, MayNames: rule.MayNames, MayLinkOut: rule.MayLinkOut,
+			MayRun: rule.MayRun, Class: rule.Class}
 		for _, id := range rule.Keys {
 			next.Keys = append(next.Keys, id.String())
 		}
 		if m := n.catalog.Mark(product); m.Epoch == rule.Epoch { // what was refused, or lost its key, uses its number up, too
 			next.Seq, next.Floor = max(next.Seq, m.Seq+1), max(next.Floor, m.Floor)
+		}
+		if a, _, ok := n.catalog.Latest(product); ok {
+			next.Manifest = a.Manifest.String()
 		}
 		if role, ok := root.Roles[announce.RoleWake]; ok {
 			next.WakeThreshold = role.Threshold

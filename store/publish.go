@@ -224,7 +224,7 @@ func (p *publisher) survey(ctx context.Context, tree string) error {
 	if err != nil {
 		return err
 	}
-	m := new(manifest.Manifest)
+	m := &manifest.Manifest{Header: p.options.Header}
 	w := &walker{publisher: p, survey: m}
 	err = w.dir(ctx, top)
 	p.drop(top)

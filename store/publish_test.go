@@ -99,7 +99,7 @@ func TestPublish(t *testing.T) {
 	if !reflect.DeepEqual(lines, want) {
 		t.Errorf("entries:\n%s\nwant:\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
 	}
-	if m.Header != options().Header {
+	if !reflect.DeepEqual(m.Header, options().Header) {
 		t.Errorf("header %+v", m.Header)
 	}
 	distinct := uint64(5 + 15 + 700_000 + 5<<20 + 14)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sys/unix"
@@ -323,6 +324,24 @@ func (s *Store) leftover(session string, e fs.DirEntry) (cid.Cid, bool) {
 		return cid.Undef, false
 	}
 	return c, true
+}
+
+// PartialBytes is what parts of blobs take on the disk, in bytes.
+func (s *Store) PartialBytes() (total uint64) {
+	d, err := s.root.Open("partial")
+	if err != nil {
+		return 0
+	}
+	defer d.Close()
+	entries, _ := d.ReadDir(-1)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				total += uint64(st.Blocks) * 512
+			}
+		}
+	}
+	return total
 }
 
 // FreeSpace is what may still be written to the store's disk, in bytes.

@@ -149,7 +149,7 @@ def read_root(signed):
     for value in array(f[6], 0, 1024):
         pattern_, epoch, ids, threshold, floor, class_, flags = array(value, 7, 7)
         rules.append(Rule(pattern(pattern_), number(epoch, 1), signers(ids, threshold, by_id), number(floor)))
-        too_new |= (number(flags) > 15) | (text(class_) not in ("content", "system", "bookkeeping"))
+        too_new |= (number(flags) > 31) | (text(class_) not in ("content", "system", "bookkeeping"))
     ascending([rule.pattern for rule in rules], "rules not sorted, or twice")
     not_too_new(too_new or roles.keys() - {ROOT, TIMESTAMP, WAKE})
     return signed._replace(fields=Root(f[1], by_id, roles, rules))

@@ -307,7 +307,7 @@ func noSeat(file string, next *announce.Root, s announce.Seat) error {
 }
 
 // mayWords are what a rule may allow.
-var mayWords = []string{"wake", "setuid", "names", "link-out"}
+var mayWords = []string{"wake", "setuid", "names", "link-out", "run"}
 
 // may is the flag of a rule that a word of --may stands for.
 func may(p *announce.ProductRule, word string) (*bool, error) {
@@ -320,6 +320,8 @@ func may(p *announce.ProductRule, word string) (*bool, error) {
 		return &p.MayNames, nil
 	case "link-out":
 		return &p.MayLinkOut, nil
+	case "run":
+		return &p.MayRun, nil
 	}
 	return nil, badUsage("what a product may is any of "+strings.Join(mayWords, ", "), "there is no %q that a product may", word)
 }

@@ -44,7 +44,7 @@ trial, use three keys of three people and --threshold 2.`, exitOK, exitFailure, 
 		Example: `  satchel root new --out school.root --key school.key
   satchel root new --out school.root --key ana.key --key bo.key.pub --key chi.key.pub --threshold 2
   satchel root new --out maths.root --key maths.key --product 'lessons.maths' --product 'lessons.maths.*'
-  satchel root new --out os.root --key os.key --product xo-os --class system --may setuid,link-out`,
+  satchel root new --out os.root --key os.key --product xo-os --class system --may setuid,link-out,run`,
 		Args:              exactly(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(*cobra.Command, []string) error { return e.newRoot(&n) },
@@ -55,7 +55,7 @@ trial, use three keys of three people and --threshold 2.`, exitOK, exitFailure, 
 	f.IntVar(&n.threshold, "threshold", 1, "how many `N` of the keys must sign")
 	f.StringArrayVar(&n.products, "product", []string{"*"}, "`PATTERN` of products; may be repeated")
 	f.StringVar(&n.class, "class", announce.ClassContent, "`CLASS` of these products: content, system or bookkeeping")
-	f.StringSliceVar(&n.may, "may", nil, "`WHAT` these products may beyond waking: setuid, names, link-out")
+	f.StringSliceVar(&n.may, "may", nil, "`WHAT` these products may beyond waking: setuid, names, link-out, run")
 	f.BoolVar(&n.asleep, "no-wake", false, "urgent releases of these products may not wake sleeping machines")
 	f.StringVar(&n.renewBy, "renew-by", "", "`DATE` after which people are reminded to renew the root, as 2028-09-01")
 	cmd.MarkFlagRequired("out")

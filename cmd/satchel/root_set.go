@@ -40,13 +40,14 @@ one is given: no machine ever goes back.
 --may and --may-not allow and forbid, separated by commas: wake (urgent releases
 wake sleeping machines), setuid (files with setuid and setgid bits or that
 everybody can write), names (file names that some file systems cannot hold or tell
-apart), link-out (symbolic links that leave the tree).
+apart), link-out (symbolic links that leave the tree), run (health checks and a helper in
+its releases, which the machines run).
 
 --drop takes a rule away, or a role; who only had that is no longer in the root.
 
 Begins a draft of the next version, or changes the draft that is there.`, exitOK, exitFailure, exitUsage, exitRefused, exitNotFound),
 		Example: `  satchel root set school.root --role root --threshold 2
-  satchel root set school.root --product xo-os --class system --may setuid,link-out --may-not wake
+  satchel root set school.root --product xo-os --class system --may setuid,link-out,run --may-not wake
   satchel root set school.root --product 'lessons.*' --epoch 2
   satchel root set school.root --product 'lessons.5b.*' --drop
   satchel root set school.root --renew-by 2028-09-01`,

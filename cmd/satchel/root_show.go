@@ -93,6 +93,7 @@ type ruleInfo struct {
 	MaySetuid  bool     `json:"may_setuid"`
 	MayNames   bool     `json:"may_names"`
 	MayLinkOut bool     `json:"may_link_out"`
+	MayRun     bool     `json:"may_run"`
 }
 
 func rootWords(sr *announce.SignedRoot) rootInfo {
@@ -107,7 +108,7 @@ func rootWords(sr *announce.SignedRoot) rootInfo {
 	}
 	for _, p := range sr.Products {
 		info.Products = append(info.Products, ruleInfo{p.Pattern, p.Epoch, idStrings(p.Keys), p.Threshold, p.Floor, p.Class,
-			p.MayWake, p.MaySetuid, p.MayNames, p.MayLinkOut})
+			p.MayWake, p.MaySetuid, p.MayNames, p.MayLinkOut, p.MayRun})
 	}
 	return info
 }
@@ -135,7 +136,7 @@ func (e *env) printRoot(f *announce.RootFile, info *rootInfo, last bool) {
 		if p.Floor > 0 {
 			text += fmt.Sprintf(", not below seq %d", p.Floor)
 		}
-		rule := announce.ProductRule{MayWake: p.MayWake, MaySetuid: p.MaySetuid, MayNames: p.MayNames, MayLinkOut: p.MayLinkOut}
+		rule := announce.ProductRule{MayWake: p.MayWake, MaySetuid: p.MaySetuid, MayNames: p.MayNames, MayLinkOut: p.MayLinkOut, MayRun: p.MayRun}
 		if words := mayList(rule); len(words) > 0 {
 			text += ", may " + strings.Join(words, ", ")
 		}

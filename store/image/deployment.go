@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"satchel/store"
+	"satchel/store/image/boot"
 	"satchel/store/manifest"
 )
 
@@ -71,8 +72,8 @@ func parseID(id string) (Release, error) {
 	if n < 4 || len(parts[n-1]) != shortLen || strings.Trim(parts[n-1], "abcdefghijklmnopqrstuvwxyz234567") != "" {
 		return Release{}, fmt.Errorf("%q is not the id of a deployment", id)
 	}
-	epoch, ok1 := parseNumber(parts[n-3])
-	seq, ok2 := parseNumber(parts[n-2])
+	epoch, ok1 := boot.ParseNumber(parts[n-3])
+	seq, ok2 := boot.ParseNumber(parts[n-2])
 	r := Release{Product: strings.Join(parts[:n-3], "-"), Epoch: epoch, Seq: seq}
 	if !ok1 || !ok2 || manifest.CheckHeader(&manifest.Header{Product: r.Product}) != nil {
 		return Release{}, fmt.Errorf("%q is not the id of a deployment", id)
@@ -177,10 +178,10 @@ func (im *Image) need(id string) error {
 }
 
 // Live is the deployment in force. It is false when nothing was activated yet.
-func (im *Image) Live() (Deployment, bool) { return im.named(im.record().live) }
+func (im *Image) Live() (Deployment, bool) { return im.named(im.record().Live) }
 
 // Previous is the deployment that [Image.Rollback] goes back to. It is false when there is none.
-func (im *Image) Previous() (Deployment, bool) { return im.named(im.record().previous) }
+func (im *Image) Previous() (Deployment, bool) { return im.named(im.record().Previous) }
 
 func (im *Image) named(id string) (Deployment, bool) {
 	if id == "" {

@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// Destroy removes a deployment. It refuses, with [ErrInUse], the live and the previous one. A crash in the middle leaves
+// Destroy removes a deployment. It refuses, with [ErrInUse], the live and the previous one, the one on trial and the one that
+// the machine runs. A crash in the middle leaves
 // the deployment whole or gone; [Open] removes the rest.
 func (im *Image) Destroy(id string) error {
 	err := im.detach(id)
@@ -26,8 +27,8 @@ func (im *Image) detach(id string) error {
 	if err := im.need(id); err != nil {
 		return err
 	}
-	if r := im.record(); id == r.live || id == r.previous {
-		return fmt.Errorf("%w: it is the live or the previous one", ErrInUse)
+	if r := im.record(); id == r.Live || id == r.Previous || id == r.Trial || id == r.Booted {
+		return fmt.Errorf("%w: it is live, the previous one, on trial, or running", ErrInUse)
 	}
 	if err := im.deploy.removeAll(id + goneSuffix); err != nil {
 		return err
@@ -38,7 +39,7 @@ func (im *Image) detach(id string) error {
 	return errors.Join(im.deploy.unlink(id+infoSuffix), im.deploy.sync())
 }
 
-// Prune removes all but the keep deployments that were staged last; the live and the previous one are always kept. It gives
+// Prune removes all but the keep deployments that were staged last; those that Destroy refuses are always kept. It gives
 // the ids of those that it removed, also when it stopped at an error. With keep at least 1, what was staged last
 // and is not yet live stays.
 func (im *Image) Prune(keep int) ([]string, error) {

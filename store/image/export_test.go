@@ -9,19 +9,8 @@ var ErrSkip = errSkip
 // OpenHook is Open with a hook.
 func OpenHook(dir string, h Hook) (*Image, error) { return open(dir, h) }
 
-// ReprintRecord parses a boot record and prints it again.
-func ReprintRecord(b []byte) ([]byte, error) {
-	r, err := parseRecord(b)
-	if err != nil {
-		return nil, err
-	}
-	return r.encode(), nil
-}
-
-// PrintRecord prints a boot record.
-func PrintRecord(generation uint64, live, previous, more string) []byte {
-	return record{generation, live, previous, more}.encode()
-}
+// SetBootID has the image believe that the kernel calls this boot so.
+func (im *Image) SetBootID(id string) { im.bootID = func() string { return id } }
 
 // HasContent says whether the bytes are the blob's.
 var HasContent = hasContent

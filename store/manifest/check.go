@@ -162,7 +162,7 @@ func CheckHeader(h *Header) error {
 			return err
 		}
 	}
-	return nil
+	return h.Terms.check()
 }
 
 // hidden lists, as pairs of first and last, what no text of a manifest may hold: controls, separators of lines and

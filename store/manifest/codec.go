@@ -13,6 +13,7 @@ import (
 // wireHead is the document without its last field, which is the array of entries. It is for printing: the last field is
 // printed as the empty array, and the entries come in its place.
 type wireHead struct {
+	Terms   *wireTerms `cbor:"0,keyasint,omitempty"`
 	Ver     uint64     `cbor:"1,keyasint"`
 	Product string     `cbor:"2,keyasint"`
 	Epoch   uint64     `cbor:"3,keyasint"`
@@ -22,8 +23,16 @@ type wireHead struct {
 	Entries []struct{} `cbor:"7,keyasint"`
 }
 
-// fields is the number of fields of the document, whose keys are 1 to fields.
+// fields is the number of fields of the document, whose keys are 1 to fields. A document with terms has them before, under key 0.
 const fields = 7
+
+// wireTerms is [Terms] as CBOR sees them.
+type wireTerms struct {
+	Config  []string `cbor:"1,keyasint,omitempty"`
+	State   []string `cbor:"2,keyasint,omitempty"`
+	Patches []string `cbor:"3,keyasint,omitempty"`
+	Helper  string   `cbor:"4,keyasint,omitempty"`
+}
 
 // wireEntry is an entry as CBOR sees it.
 type wireEntry struct {
@@ -95,10 +104,16 @@ func parse(data []byte) (*Manifest, error) {
 // parseHead reads up to the first entry.
 func (m *Manifest) parseHead(dec cbor.DecMode, data []byte) (count int, rest []byte, err error) {
 	const majorMap = 5 << 5
-	if len(data) == 0 || data[0] != majorMap|fields {
+	switch {
+	case len(data) > 1 && data[0] == majorMap|(fields+1) && data[1] == 0:
+		if rest, err = m.parseTerms(data[2:]); err != nil {
+			return 0, nil, err
+		}
+	case len(data) > 0 && data[0] == majorMap|fields:
+		rest = data[1:]
+	default:
 		return 0, nil, fmt.Errorf("not a map of %d fields", fields)
 	}
-	rest = data[1:]
 	var ver, key uint64
 	for i, v := range []any{&ver, &m.Product, &m.Epoch, &m.Seq, &m.Version, &m.Notes, nil} {
 		if rest, err = dec.UnmarshalFirst(rest, &key); err != nil {
@@ -118,6 +133,29 @@ func (m *Manifest) parseHead(dec cbor.DecMode, data []byte) (count int, rest []b
 		}
 	}
 	return parseArrayHead(dec, rest)
+}
+
+// parseTerms reads the value of key 0. Strings of all lists together cannot be more than there is to read.
+func (m *Manifest) parseTerms(data []byte) (rest []byte, err error) {
+	dec, err := cbor.DecOptions{
+		IndefLength:       cbor.IndefLengthForbidden,
+		TagsMd:            cbor.TagsForbidden,
+		UTF8:              cbor.UTF8RejectInvalid,
+		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
+		MaxNestedLevels:   4,
+		MaxMapPairs:       16,
+		MaxArrayElements:  MaxPatches,
+	}.DecMode()
+	if err != nil {
+		return nil, err
+	}
+	var t wireTerms
+	if rest, err = dec.UnmarshalFirst(data, &t); err != nil {
+		return nil, fmt.Errorf("decoding terms: %w", err)
+	}
+	m.Terms = Terms(t)
+	return rest, nil
 }
 
 // parseArrayHead reads the head of the array of entries: it is that of a number, with another major type.
@@ -272,7 +310,12 @@ func head(h *Header, count int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := enc.Marshal(&wireHead{Ver: version, Product: h.Product, Epoch: h.Epoch, Seq: h.Seq, Version: h.Version, Notes: h.Notes})
+	w := wireHead{Ver: version, Product: h.Product, Epoch: h.Epoch, Seq: h.Seq, Version: h.Version, Notes: h.Notes}
+	if !h.Terms.isZero() {
+		t := wireTerms(h.Terms)
+		w.Terms = &t
+	}
+	b, err := enc.Marshal(&w)
 	if err != nil {
 		return nil, err
 	}

@@ -68,6 +68,7 @@ type Header struct {
 	Seq     uint64
 	Version string // display version, printable, at most 64 bytes
 	Notes   string // text for people, at most 4096 bytes; newlines and tabs are allowed
+	Terms   Terms  // how a machine keeps the release
 }
 
 // Manifest is a release's whole list of entries, in the order of [Compare].

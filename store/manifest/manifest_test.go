@@ -425,7 +425,7 @@ func TestAnyTree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.Header != m.Header || !slices.Equal(got.Entries, m.Entries) {
+		if !reflect.DeepEqual(got.Header, m.Header) || !slices.Equal(got.Entries, m.Entries) {
 			t.Errorf("got %+v\nwant %+v", got, m)
 		}
 	})

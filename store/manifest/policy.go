@@ -13,6 +13,7 @@ type Policy struct {
 	Setuid  bool // modes with setuid, setgid or sticky bits, and entries that everybody may write to
 	Names   bool // names that some file systems change, or take for another name
 	LinkOut bool // symbolic links that are absolute or lead out of the tree
+	Run     bool // a helper that the machine runs
 }
 
 // Permission is the word for one thing that a [Policy] may allow.
@@ -23,10 +24,11 @@ const (
 	MaySetuid  Permission = "setuid"
 	MayNames   Permission = "names"
 	MayLinkOut Permission = "link-out"
+	MayRun     Permission = "run"
 )
 
 func (p Policy) allows(x Permission) bool {
-	return x == MaySetuid && p.Setuid || x == MayNames && p.Names || x == MayLinkOut && p.LinkOut
+	return x == MaySetuid && p.Setuid || x == MayNames && p.Names || x == MayLinkOut && p.LinkOut || x == MayRun && p.Run
 }
 
 // Violation is one reason why an entry is not allowed.
@@ -55,7 +57,7 @@ func (e *PolicyError) Error() string {
 		fmt.Fprintf(&b, "; the trust root does not allow this product: %s", joined(e.May))
 	}
 	if e.Never {
-		b.WriteString("; links in a loop are never allowed")
+		b.WriteString("; some of it no permission allows")
 	}
 	return b.String()
 }
@@ -84,6 +86,7 @@ func (m *Manifest) Check(p Policy) error {
 		c.siblings()
 	}
 	c.links()
+	c.terms()
 	return c.result()
 }
 
@@ -96,6 +99,7 @@ type checker struct {
 
 	broken []uint8 // by entry: bits of what is wrong with it
 	found  []finding
+	lost   []Violation // about what is not an entry
 }
 
 type finding struct {
@@ -112,8 +116,10 @@ func brokenBit(may Permission) uint8 {
 		return 2
 	case MayLinkOut:
 		return 4
+	case MayRun:
+		return 8
 	}
-	return 8
+	return 16
 }
 
 // add notes that an entry would need a permission, unless the policy gives it. Only the first few are put into words.
@@ -132,10 +138,10 @@ func (c *checker) add(entry int, may Permission, format string, args ...any) {
 }
 
 func (c *checker) result() error {
-	if len(c.found) == 0 {
+	if len(c.found)+len(c.lost) == 0 {
 		return nil
 	}
-	e := new(PolicyError)
+	e := &PolicyError{Violations: c.lost, Entries: len(c.lost)}
 	for _, f := range c.found {
 		e.Violations = append(e.Violations, f.Violation)
 	}
@@ -146,12 +152,12 @@ func (c *checker) result() error {
 		}
 		all |= bits
 	}
-	for _, may := range []Permission{MayLinkOut, MayNames, MaySetuid} {
+	for _, may := range []Permission{MayLinkOut, MayNames, MayRun, MaySetuid} {
 		if all&brokenBit(may) != 0 {
 			e.May = append(e.May, may)
 		}
 	}
-	e.Never = all&brokenBit("") != 0
+	e.Never = all&brokenBit("") != 0 || len(c.lost) > 0
 	return e
 }
 
