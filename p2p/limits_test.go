@@ -320,6 +320,8 @@ func TestVisited(t *testing.T) {
 	check(t, err)
 	stamp, err := (&announce.Timestamp{RootVer: 1, Issued: 1}).Sign(forger.PrivateKey)
 	check(t, err)
+	newer, err := (&announce.Timestamp{RootVer: 2, Issued: 1}).Sign(key.PrivateKey)
+	check(t, err)
 	one, other := announcedAs(t, 7, forger.PrivateKey), announcedAs(t, 8, forger.PrivateKey)
 	var evidence []announce.Evidence
 	for range 8 {
@@ -334,6 +336,7 @@ func TestVisited(t *testing.T) {
 		{"roots that do not follow", visit{roots: repeat(next)}, map[string]int{"root": 2, "budget": 1}},
 		{"roots of another mesh", visit{roots: repeat(forged)}, nil},
 		{"timestamps of a stranger", visit{timestamps: repeat(stamp)}, map[string]int{"signature": 2, "budget": 6}},
+		{"timestamps under a newer root", visit{timestamps: repeat(newer)}, nil},
 		{"timestamps that do not parse", visit{timestamps: repeat([]byte{0x82})}, map[string]int{"form": 2, "budget": 6}},
 		{"evidence that is none", visit{evidence: evidence}, map[string]int{"form": 2, "budget": 6}},
 		{"announcements that do not parse", visit{announcements: repeat([]byte{0x82})}, map[string]int{"form": 2, "budget": 1}},
@@ -377,10 +380,12 @@ func TestExchangesAreRationed(t *testing.T) {
 	n.do(func() {
 		begun, mine, p, now := n.ex.begun, n.catalog.Digest(), o.ID(), time.Now()
 		other := [8]byte{9}
+		delete(n.ex.seen, p)
 		n.exchange(p, &mine)
 		n.ex.seen[p] = [2][8]byte{mine, other}
 		n.exchange(p, &other)
 		n.ex.next[p] = now.Add(time.Second)
+		delete(n.net.digests, p)
 		n.repeatExchange(p, now)
 		if n.ex.begun != begun {
 			t.Error("asked where there is nothing to gain, or too early")
@@ -467,6 +472,55 @@ func TestMoreIsAskedFor(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestWhatIsRememberedOfAVisit: what was left for later is asked for again; a neighbour of another mesh, with whom nothing is to be
+// gained, is not, and nothing of his is looked at.
+func TestWhatIsRememberedOfAVisit(t *testing.T) {
+	key := newPen(t)
+	n := openNode(t, Config{}, rootOf(t, key, announce.ProductRule{Pattern: "*"}))
+	runNode(t, n)
+	o := newOutsider(t, n)
+	o.meet(t)
+	until(t, "the exchange to end", func() bool {
+		done := false
+		n.do(func() { done = n.linked(o.ID()) && n.ex.begun > 0 && !n.ex.running[o.ID()] })
+		return done
+	})
+	n.do(func() {
+		env := announcedAs(t, 1, key.PrivateKey)
+		visited := func(v visit) (seen bool) {
+			delete(n.ex.seen, o.ID())
+			n.visited(o.ID(), n.view(), &v, nil)
+			_, seen = n.ex.seen[o.ID()]
+			return seen
+		}
+		if seen := visited(visit{more: true, root: rootName{1, [8]byte{9}}, announcements: [][]byte{env}}); !seen || !n.ex.foreign[o.ID()] {
+			t.Error("somebody of another mesh is asked again and again")
+		}
+		if _, _, ok := n.catalog.Latest("p"); ok {
+			t.Error("what somebody of another mesh brought is looked at")
+		}
+		n.ex.fetched.spend(time.Now(), o.ID(), 100)
+		if visited(visit{same: true, announcements: [][]byte{env}}) || n.ex.foreign[o.ID()] {
+			t.Error("what was left for later is not asked for again")
+		}
+	})
+}
+
+// TestSame: who knows the same is told so, and nothing else.
+func TestSame(t *testing.T) {
+	view := &catalogView{digest: [8]byte{1}, heads: []announce.Head{{Product: "a", Epoch: 1, Seq: 1}}}
+	ours, theirs := net.Pipe()
+	go func() {
+		theirs.Write(view.hello())
+		theirs.SetWriteDeadline(time.Now())
+	}()
+	go answerExchange(wire{end: ours}, view)
+	all, err := io.ReadAll(theirs)
+	if err != nil || !bytes.Equal(all, appendFrame(nil, frameSame, view.digest[:])) {
+		t.Errorf("answered %x, %v", all, err)
 	}
 }
 
