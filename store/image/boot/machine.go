@@ -71,6 +71,23 @@ func (r Record) Select(there func(id string) bool, boot string) (next Record, us
 	return next, use
 }
 
+// Entered is [Record.Select] for a machine whose boot loader has chosen: use is what it chose, unless that is not there or has failed. The
+// loader has a counter of its own, so that the trial may be entered also when next cannot be made durable.
+func (r Record) Entered(id string, there func(id string) bool, boot string) (next Record, use string) {
+	if !ValidID(id) || !there(id) || r.HasFailed(id) && id != r.Previous {
+		return r.Select(there, boot)
+	}
+	next = r
+	if id == r.Trial {
+		next.Tries = max(0, r.Tries-1)
+	}
+	next.Booted, next.BootID = id, boot
+	if !validBootID(boot) {
+		next.BootID = ""
+	}
+	return next, id
+}
+
 // Fallback is the deployment to enter when nothing can be written: the live one, or else the previous one, and never the trial.
 func (r Record) Fallback(there func(id string) bool) string {
 	for _, id := range []string{r.Live, r.Previous} {

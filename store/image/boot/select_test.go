@@ -58,10 +58,10 @@ func TestSelect(t *testing.T) {
 	} {
 		want.Tree = dir + "/deploy/" + want.ID
 		before := inForce(t, dir)
-		if got, err := boot.Look(dir); err != nil || got != want || !inForce(t, dir).Same(before) {
+		if got, err := boot.Look(dir, ""); err != nil || got != want || !inForce(t, dir).Same(before) {
 			t.Errorf("look %d: %+v, %v, want %+v", i, got, err, want)
 		}
-		if got, err := boot.Select(dir); err != nil || got != want {
+		if got, err := boot.Select(dir, ""); err != nil || got != want {
 			t.Errorf("boot %d: %+v, %v, want %+v", i, got, err, want)
 		}
 	}
@@ -104,7 +104,7 @@ func TestSelectAlways(t *testing.T) {
 		imageDir(t, dir, 0, armed(), live, previous, trial)
 		must(t, os.Symlink("deploy/"+previous, dir+"/current")) // behind, so that it shows when it is used
 		must(t, c.break_(dir))
-		got, err := boot.Select(dir)
+		got, err := boot.Select(dir, "")
 		if got.ID != c.want || (err == nil) != (c.want != "") || (got.Problem != nil) != c.warn || got.Trial {
 			t.Errorf("%s: %+v, %v; want %q", c.name, got, err, c.want)
 		}
@@ -120,9 +120,45 @@ func TestSelectReadOnly(t *testing.T) {
 	must(t, syscall.Mount(dir, dir, "", syscall.MS_BIND, ""))
 	defer syscall.Unmount(dir, syscall.MNT_DETACH)
 	must(t, syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
-	got, err := boot.Select(dir)
+	got, err := boot.Select(dir, "")
 	if err != nil || got.ID != live || !errors.Is(got.Problem, syscall.EROFS) || got.Trial {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestSelectEntry: what the boot loader has chosen is entered, also when the record cannot be written.
+func TestSelectEntry(t *testing.T) {
+	failed := armed()
+	failed.Failed = []boot.Failure{{ID: "failed"}}
+	for _, c := range []struct {
+		entry, want string
+		trial       bool
+		left        int
+	}{
+		{trial, trial, true, 1},
+		{live, live, false, 2},
+		{"before-exam", "before-exam", false, 2},
+		{"gone", trial, true, 1},
+		{"failed", trial, true, 1},
+		{"../..", trial, true, 1},
+	} {
+		for _, broken := range []bool{false, true} {
+			dir := t.TempDir()
+			imageDir(t, dir, 0, failed, live, trial, "before-exam", "failed")
+			if broken {
+				must(t, os.Mkdir(dir+"/boot.1", 0o755))
+				if c.entry != c.want {
+					continue // as without a loader
+				}
+			}
+			got, err := boot.Select(dir, c.entry)
+			if err != nil || got.ID != c.want || got.Trial != c.trial || got.TriesLeft != c.left || (got.Problem != nil) != broken {
+				t.Errorf("%+v broken %v: %+v, %v", c, broken, got, err)
+			}
+			if r := inForce(t, dir); !broken && (r.Booted != c.want || r.Tries != c.left) {
+				t.Errorf("%+v: record %+v", c, r)
+			}
+		}
 	}
 }
 
@@ -133,7 +169,7 @@ func TestSelectLocked(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	must(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
-	got, err := boot.Select(dir)
+	got, err := boot.Select(dir, "")
 	if err != nil || got.ID != live || !errors.Is(got.Problem, boot.ErrLocked) || !inForce(t, dir).Same(armed()) {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -167,7 +203,7 @@ func TestSelectFails(t *testing.T) {
 					t.Errorf("%v in %s: %+v, record %+v", errno, failed, c, inForce(t, dir))
 				}
 				for i := 0; ; i++ { // the trial is entered no more than twice afterwards, and the machine starts
-					c, err := boot.Select(dir)
+					c, err := boot.Select(dir, "")
 					must(t, err)
 					if !c.Trial {
 						break
@@ -352,7 +388,7 @@ func TestShell(t *testing.T) {
 				imageDir(t, dir, slot, r, trees...)
 			}
 			out, err := exec.Command(shell[0], append(shell[1:], script, one)...).CombinedOutput()
-			c, wantErr := boot.Select(two)
+			c, wantErr := boot.Select(two, "")
 			if want := strings.Replace(c.Tree, two, one, 1); (err == nil) != (wantErr == nil) || strings.TrimSpace(string(out)) != want {
 				rt.Fatalf("%q says %q, %v; want %q, %v", shell, out, err, want, wantErr)
 			}
