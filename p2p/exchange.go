@@ -269,8 +269,8 @@ func readHeads(r *bufio.Reader, mine *catalogView) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		m, ok := have[h.Product]
-		if !ok || h.Epoch > m.Epoch || (h.Epoch == m.Epoch && h.Seq >= m.Seq && h.ID != m.ID) {
+		m := have[h.Product] // zero is older than all
+		if h.Epoch > m.Epoch || (h.Epoch == m.Epoch && h.Seq >= m.Seq && h.ID != m.ID) {
 			want = append(want, h.Product)
 		}
 	}
@@ -521,11 +521,11 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 		n.ex.seen[p] = [2][8]byte{n.catalog.Digest(), v.theirs}
 	}
 	if news {
-		n.catalogChanged(true)
+		n.catalogChanged(true) // that asks p again, who may have more
 	} else {
 		n.ex.visits.spend(time.Now(), p, (v.asked+vainHeads-1)/vainHeads) // it told of news and had none
 	}
-	if again || v.more && news {
+	if again {
 		n.exchange(p, nil)
 	}
 }

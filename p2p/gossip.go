@@ -146,7 +146,7 @@ const rememberFor = seenFor + time.Minute
 
 // add reports whether id was added before.
 func (r *recent) add(id uint64, now time.Time) bool {
-	if r.young == nil || now.Sub(r.since) >= rememberFor {
+	if now.Sub(r.since) >= rememberFor { // also at first
 		r.old, r.young, r.since = r.young, map[uint64]bool{}, now
 	}
 	again := r.young[id] || r.old[id]
@@ -372,18 +372,7 @@ func (n *Node) ruleOn(from peer.ID, sa *announce.SignedAnnouncement, tell bool) 
 	return ruling{res.Verdict, true}
 }
 
-// learn offers an envelope to the catalog, whatever it costs.
-func (n *Node) learn(envelope []byte, from peer.ID) announce.Result {
-	sa, err := announce.ParseAnnouncement(envelope)
-	if err != nil {
-		n.malformed(envelope, err)
-		return announce.Malformed(err)
-	}
-	return n.offer(sa, from, nil)
-}
-
-// offer offers an announcement to the catalog. Whoever sends what a signature check refuses pays for it from purse, if
-// there is one.
+// offer offers an announcement to the catalog. Whoever sends what a signature check refuses pays for it from purse.
 func (n *Node) offer(sa *announce.SignedAnnouncement, from peer.ID, purse *budget) announce.Result {
 	if n.ex.foreign[from] { // not worth a check, and no lie
 		n.refusals.add(refusedForeign)
@@ -392,16 +381,16 @@ func (n *Node) offer(sa *announce.SignedAnnouncement, from peer.ID, purse *budge
 	res, done := n.catalog.Glance(sa)
 	if !done {
 		now := time.Now()
-		if purse != nil && !purse.may(now, from) {
+		if !purse.may(now, from) {
 			n.refusals.add(refusedBudget)
 			return announce.Result{Verdict: announce.Ignore, Reason: "too many announcements that were refused"}
 		}
-		if res = n.catalog.AddParsed(sa); res.Verdict != announce.Accept && purse != nil {
+		if res = n.catalog.AddParsed(sa); res.Verdict != announce.Accept {
 			purse.spend(now, from, len(sa.Signers()))
 		}
 	}
 	switch {
-	case res.Verdict == announce.Accept && res.Announcement != nil:
+	case res.Announcement != nil: // accepted
 		a := res.Announcement
 		n.log.Info("new release", slog.String("product", a.Product), slog.String("version", a.Version),
 			slog.Uint64("seq", a.Seq), slog.String("from", from.String()))

@@ -112,6 +112,80 @@ func TestUrgentCopiesCostNothing(t *testing.T) {
 	}
 }
 
+// What is rejected in pubsub's sense is only what has an id of its own; a node's own announcements are not judged again.
+func TestVerdicts(t *testing.T) {
+	key := testKey(t)
+	n := testNode(t, key)
+	g := n.net.gossip
+	m := &pubsub.Message{Message: &pb.Message{Data: announcedAs(t, 1, key)}}
+	for _, c := range []struct {
+		ruling
+		want pubsub.ValidationResult
+	}{
+		{ruling{announce.Accept, true}, pubsub.ValidationAccept},
+		{ruling{announce.Ignore, true}, pubsub.ValidationIgnore},
+		{ruling{announce.Ignore, false}, pubsub.ValidationIgnore},
+		{ruling{announce.Reject, true}, pubsub.ValidationIgnore},
+		{ruling{announce.Reject, false}, pubsub.ValidationReject},
+	} {
+		if got := g.check(judge{rule: func(peer.ID, []byte) ruling { return c.ruling }}, "somebody", m); got != c.want {
+			t.Errorf("%+v: %v, want %v", c.ruling, got, c.want)
+		}
+	}
+	if v := n.validate("somebody", m.Data).Verdict; v != announce.Accept {
+		t.Fatal(v)
+	}
+	check(t, g.publish(t.Context(), m.Data)) // known here, and told to others all the same
+	kept := n.catalog.Digest()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(Config{Home: n.cfg.Home})
+	check(t, err)
+	defer again.Close()
+	if again.catalog.Digest() != kept {
+		t.Error("what was gossiped is not kept")
+	}
+}
+
+// Who speaks of a trust root that is newer than ours is asked for it, once a minute, and only if he is here.
+func TestWhoIsAskedForARoot(t *testing.T) {
+	key := testKey(t)
+	n := testNode(t, key)
+	o := newOutsider(t, n)
+	o.meet(t)
+	env := func(version, seq uint64) []byte {
+		env, err := (&announce.Announcement{Product: "p", RootVer: version, Epoch: 1, Seq: seq, Version: "v",
+			Manifest: store.RawCID(store.Sum(nil)), ManifestSize: 1}).Sign(key)
+		check(t, err)
+		return env
+	}
+	asks := func(from peer.ID, envelope []byte) bool {
+		until(t, "the exchange to end", func() bool {
+			done := false
+			n.do(func() { done = n.linked(o.ID()) && n.ex.begun > 0 && !n.ex.running[o.ID()] })
+			return done
+		})
+		before := time.Time{}
+		n.do(func() { before = n.ex.asked[from] })
+		n.validate(from, envelope)
+		now := before
+		n.do(func() { now = n.ex.asked[from] })
+		return now != before
+	}
+	had := counts(n)["root"]
+	if asks(o.ID(), env(1, 1)) || asks("nobody", env(2, 2)) || !asks(o.ID(), env(2, 3)) || asks(o.ID(), env(2, 4)) {
+		t.Error("the wrong one is asked, or the right one twice")
+	}
+	if c := counts(n)["root"] - had; c != 3 {
+		t.Errorf("%d were counted, want 3", c)
+	}
+	n.do(func() { n.ex.asked[o.ID()] = time.Now().Add(-time.Minute - time.Second) })
+	if !asks(o.ID(), env(2, 5)) {
+		t.Error("after a minute it is not asked again")
+	}
+}
+
 // Nobody can silence a true release by being first with it while the node does not listen to him: a copy from another neighbour
 // is looked at.
 func TestNobodyIsSilenced(t *testing.T) {
@@ -200,6 +274,12 @@ func TestFloodOfFrames(t *testing.T) {
 	}
 	if err := g.inspect("other", &pubsub.RPC{}, j); err != nil {
 		t.Errorf("another neighbour: %v", err)
+	}
+	// What a frame carries is cut to what honest nodes send.
+	loaded := &pubsub.RPC{}
+	loaded.Control = &pb.ControlMessage{Idontwant: []*pb.ControlIDontWant{{}}, Graft: make([]*pb.ControlGraft, 5)}
+	if err := g.inspect("other", loaded, j); err != nil || len(loaded.Control.Idontwant) != 0 || len(loaded.Control.Graft) != 1 {
+		t.Errorf("%v, left: %v", err, loaded.Control)
 	}
 	// One frame with many messages costs as much as many.
 	full := &pubsub.RPC{}

@@ -484,7 +484,7 @@ func (v *served) reply(out []byte, q request) ([]byte, error) {
 	case q.kind == fetch.List:
 		return v.replyList(out, q)
 	}
-	if len(out)+int(q.length)+32 > replyBuffer+64 && len(out) > 0 {
+	if len(out)+int(q.length)+32 > replyBuffer+64 {
 		if err := v.flush(out); err != nil {
 			return out, err
 		}

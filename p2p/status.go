@@ -128,7 +128,6 @@ type ProductStatus struct {
 
 // ReleaseStatus names one release. Version is for people; only (Epoch, Seq) orders releases.
 type ReleaseStatus struct {
-	Product      string `json:"product,omitempty"`
 	Version      string `json:"version"`
 	Epoch        uint64 `json:"epoch"`
 	Seq          uint64 `json:"seq"`
@@ -139,7 +138,8 @@ type ReleaseStatus struct {
 	Issued       int64  `json:"issued,omitempty"`
 	Recall       bool   `json:"recall,omitempty"` // older content under a newer number
 	Deployment   string `json:"deployment,omitempty"`
-	When         string `json:"when,omitempty"` // after apply and rollback: now, next boot or nothing
+	Product      string `json:"product,omitempty"` // where it is one of several
+	When         string `json:"when,omitempty"`    // after apply and rollback: now, next boot or nothing
 }
 
 // FetchStatus is what a fetch moves. Total = Had + Needed; what is needed comes from Local copies or is Fetched.

@@ -291,7 +291,11 @@ func TestServerSignsTimestamps(t *testing.T) {
 		l.until("a timestamp", func(st p2p.Status) bool { return st.Products[0].Freshness.AsOf >= at })
 	}
 	s.until("the network", func(st p2p.Status) bool { return len(st.Neighbours) == 1 })
-	advance(3000, 3000)
+	advance(59, 59)
+	if st := s.Status(); st.Products[0].Freshness.AsOf != 0 || st.Node.TimestampErr != "" {
+		t.Errorf("signed before it had listened for a minute: %+v", st.Products[0].Freshness)
+	}
+	advance(2941, 2941)
 	asOf(s, 1_800_003_000)
 	asOf(l, 1_800_003_000)
 	advance(3601, 3601)

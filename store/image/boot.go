@@ -194,5 +194,6 @@ func (im *Image) putBy(l *loader, next boot.Record) error {
 	if err != nil {
 		return errors.Join(err, im.revert(old), l.after(old))
 	}
+	_ = im.markLived(next.Live) // Open does it otherwise
 	return nil
 }

@@ -53,6 +53,9 @@ func sortParts(parts []Part) ([]Part, error) {
 // layout is what the releases of a deployment say about its tree: the entries of all of them, in a manifest's order.
 type layout struct {
 	entries []*manifest.Entry
+	config  []string          // paths at and below which the person may change things; sorted, none below another
+	state   []string          // paths that lie in IMAGE/state; sorted, none below another
+	seeds   []*manifest.Entry // what the releases have at and below state paths
 }
 
 // find gives the entry of a path, or nil.
@@ -76,9 +79,10 @@ func compose(parts []Part) (*layout, error) {
 	}
 	c.out.entries = make([]*manifest.Entry, 0, total)
 	for {
-		ok, err := c.step()
-		if err != nil || !ok {
-			return &c.out, err
+		if ok, err := c.step(); err != nil {
+			return nil, err
+		} else if !ok {
+			return &c.out, c.terms()
 		}
 	}
 }
@@ -130,6 +134,9 @@ func (c *composer) step() (ok bool, err error) {
 			}
 		}
 		c.next[i]++
+	}
+	if first.Path == spareName {
+		return false, fmt.Errorf("%q in %s: the name is reserved", first.Path, c.product(owner))
 	}
 	c.out.entries = append(c.out.entries, first)
 	return true, c.name(first.Path, owner)

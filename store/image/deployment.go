@@ -39,9 +39,13 @@ type Deployment struct {
 	Created  time.Time // when it was staged, by this machine's clock, in whole seconds UTC; zero when unknown
 	Pinned   bool      // [Image.Prune] keeps it
 	Patches  []string  // ids of the patches that are in it, as its releases say; sorted
+	From     string    // the deployment whose local changes were carried over; empty when none were
 	Local    []Local   // what of the person's was carried over into it, sorted by path
 
-	number int64 // counts deployments in the order of staging, since clocks cannot be trusted for that
+	config []string // paths at and below which it may differ
+	seen   string   // digest of how those looked in the deployment From
+	lived  bool     // it was live once: what is in config is its own
+	number int64    // counts deployments in the order of staging, since clocks cannot be trusted for that
 }
 
 // Release gives the deployment's release of a product.
@@ -167,6 +171,10 @@ type info struct {
 	Number   int64         `toml:"number"`
 	Pinned   bool          `toml:"pinned,omitempty"`
 	Patches  []string      `toml:"patches,omitempty"`
+	Lived    bool          `toml:"lived,omitempty"`
+	From     string        `toml:"from,omitempty"`
+	Config   []string      `toml:"config,omitempty"`
+	Seen     string        `toml:"seen,omitempty"`
 	Releases []infoRelease `toml:"release"`
 	Local    []infoLocal   `toml:"local,omitempty"`
 }
@@ -203,7 +211,7 @@ func (im *Image) writeInfo(d Deployment) (err error) {
 
 // encode prints the file beside the tree. Names on a disk may be no text; what is not is shown by a replacement character.
 func (d *Deployment) encode() ([]byte, error) {
-	i := info{Created: d.Created, Number: d.number, Pinned: d.Pinned, Patches: d.Patches}
+	i := info{Created: d.Created, Number: d.number, Pinned: d.Pinned, Patches: d.Patches, Lived: d.lived, From: d.From, Config: d.config, Seen: d.seen}
 	for _, r := range d.Releases {
 		i.Releases = append(i.Releases, infoRelease{r.ID(), r.Version, r.Manifest.String()})
 	}
@@ -270,7 +278,13 @@ func parseInfo(id string, text []byte) (Deployment, error) {
 	if err := toml.Unmarshal(text, &i); err != nil {
 		return Deployment{}, err
 	}
-	d := Deployment{ID: id, Created: i.Created.UTC().Truncate(time.Second), Pinned: i.Pinned, Patches: i.Patches, number: i.Number}
+	d := Deployment{ID: id, Created: i.Created.UTC().Truncate(time.Second), Pinned: i.Pinned, Patches: i.Patches, From: i.From,
+		config: i.Config, seen: i.Seen, lived: i.Lived, number: i.Number}
+	for _, path := range d.config {
+		if err := manifest.CheckPath(path); err != nil {
+			return d, err
+		}
+	}
 	for _, x := range i.Releases {
 		r, ok := parseReleaseID(x.ID)
 		if !ok {

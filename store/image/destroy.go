@@ -31,6 +31,12 @@ func (im *Image) detach(id string) error {
 	if r := im.record(); id == r.Live || id == r.Previous || id == r.Trial || id == r.Booted {
 		return fmt.Errorf("%w: it is live, the previous one, on trial, or running", ErrInUse)
 	}
+	im.mu.Lock()
+	source := im.source
+	im.mu.Unlock()
+	if id == source {
+		return fmt.Errorf("%w: another is being made from it", ErrInUse)
+	}
 	if err := im.deploy.removeAll(id + goneSuffix); err != nil {
 		return err
 	}
@@ -46,9 +52,15 @@ type Keep struct {
 	Days int // those staged in that many days, by this machine's clock
 }
 
-// Prune removes deployments; those that Destroy refuses are always kept. It gives the ids of those
-// that it removed, also when it stopped at an error.
+// Prune removes deployments; those that Destroy refuses and the pinned ones are always kept. It gives the ids of those
+// that it removed, also when it stopped at an error. While a deployment is being made nothing is removed: the error is [ErrBusy].
 func (im *Image) Prune(keep Keep) ([]string, error) {
+	select {
+	case im.building <- struct{}{}:
+		defer func() { <-im.building }()
+	default:
+		return nil, fmt.Errorf("pruning image: %w", ErrBusy)
+	}
 	list, err := im.List()
 	if err != nil {
 		return nil, fmt.Errorf("pruning image: %w", err)

@@ -25,6 +25,8 @@ var (
 	ErrNoPrevious = boot.ErrNoPrevious
 	// ErrInUse is in the error of [Image.Destroy] when the deployment is live, the previous one, on trial, or running.
 	ErrInUse = errors.New("deployment is in use")
+	// ErrBusy is in the error of [Image.Prune] while a deployment is being made or repaired.
+	ErrBusy = errors.New("a deployment is being made")
 )
 
 // Names in an image directory.
@@ -54,6 +56,8 @@ type Image struct {
 	running func() string // the deployment that its command line names
 
 	loaderProblem error // set by Open
+
+	source string // id of the deployment that another is made from, or empty; under mu
 
 	sharing atomic.Int32 // one of the sharing constants
 }
@@ -204,7 +208,7 @@ func (im *Image) recover() error {
 		return err
 	}
 	im.loaderProblem = im.readLoader() // the partition may not be there: the image is in order all the same
-	return nil
+	return im.markLived(im.record().Live)
 }
 
 // removeLeftovers removes clones, half-removed deployments, and descriptions of trees that never came.
@@ -214,6 +218,12 @@ func (im *Image) removeLeftovers() error {
 		return err
 	}
 	for _, name := range names {
+		if _, err := parseID(name); err == nil {
+			if err := im.removeSpare(name); err != nil {
+				return err
+			}
+			continue
+		}
 		if stem, ok := strings.CutSuffix(name, infoSuffix); ok {
 			if there, err := im.has(stem); err != nil || there {
 				continue
@@ -229,7 +239,7 @@ func (im *Image) removeLeftovers() error {
 }
 
 func isLeftover(name string) bool {
-	for _, suffix := range []string{goneSuffix, fixSuffix, tmpSuffix} {
+	for _, suffix := range []string{goneSuffix, fixSuffix, infoSuffix + tmpSuffix, tmpSuffix} {
 		if id, ok := strings.CutSuffix(name, suffix); ok {
 			_, err := parseID(id)
 			return err == nil

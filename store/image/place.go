@@ -21,13 +21,18 @@ const (
 	sharingFails
 )
 
+// finder says where a file to link to is.
+type finder interface {
+	find(e *manifest.Entry) (path string, err error)
+}
+
 // placer makes files from blobs. It is for one goroutine.
 type placer struct {
 	im    *Image
 	blobs Blobs
-	files interface { // where files to link come from
-		find(e *manifest.Entry) (path string, err error)
-	}
+	files finder
+	apart func(path string) bool // files that share nothing that a write in place could damage: no hard links; nil: none
+
 	proved map[cid.Cid]struct{} // blobs that a deployment has already, whose files were read from the medium when it was staged
 	doubt  []*manifest.Entry    // files that must be read again: their blob is not among those, or its file shows a write
 }
@@ -42,6 +47,9 @@ func (p *placer) place(ctx context.Context, d *dir, name string, e *manifest.Ent
 		if done, err := p.share(d, name, e); done || err != nil {
 			return err
 		}
+	}
+	if p.apart != nil && p.apart(e.Path) {
+		return p.copy(ctx, d, name, e)
 	}
 	file, err := p.files.find(e)
 	if err != nil {
@@ -119,6 +127,8 @@ func (p *placer) share(d *dir, name string, e *manifest.Entry) (done bool, err e
 	p.im.sharing.CompareAndSwap(sharingUnknown, sharingFails)
 	return false, nil
 }
+
+func always(string) bool { return true }
 
 // copyPiece is how much is copied between two looks at the context.
 const copyPiece = 16 << 20

@@ -14,33 +14,18 @@ import (
 	"satchel/store/manifest"
 )
 
-// provedBlobs gives the blobs of the deployment that a plan starts from: their files were read from the medium when it was staged.
-func (im *Image) provedBlobs(p *Plan, b Blobs) map[cid.Cid]struct{} {
-	d, ok := im.from(p)
-	if !ok || p.Converge {
+// proved gives the blobs of the deployment that this one starts from: their files were read from the medium when it was staged.
+func (s *staging) proved() map[cid.Cid]struct{} {
+	if s.old == nil || s.Converge {
 		return nil
 	}
-	parts, err := d.parts(b)
-	if err != nil {
-		return nil // all is new, then
-	}
 	blobs := make(map[cid.Cid]struct{})
-	for _, part := range parts {
-		for i := range part.Manifest.Entries {
-			if e := &part.Manifest.Entries[i]; e.Type == manifest.File {
-				blobs[e.Blob] = struct{}{}
-			}
+	for _, e := range s.old.entries {
+		if e.Type == manifest.File {
+			blobs[e.Blob] = struct{}{}
 		}
 	}
 	return blobs
-}
-
-// from is the deployment that a plan starts from.
-func (im *Image) from(p *Plan) (Deployment, bool) {
-	if p.From == "" {
-		return im.Live()
-	}
-	return im.named(p.From)
 }
 
 // prove reads files of a clone, which were written out before, from the medium and compares them with their blobs. Damaged blobs are
@@ -132,6 +117,7 @@ func (c *cursor) fixTimes(files []*manifest.Entry) error {
 // cursor opens the directories of a tree on the way to one path after the other; those on the way to the last one stay open.
 type cursor struct {
 	open []level // outermost first, the tree's own at least
+	keep bool    // the first one is somebody else's, and stays open
 }
 
 // at opens the directory that holds a path, and splits the name off.
@@ -157,7 +143,9 @@ func (c *cursor) at(path string) (d *dir, name string, err error) {
 }
 
 func (c *cursor) close() {
-	for _, l := range c.open {
-		l.dir.close()
+	for i, l := range c.open {
+		if i > 0 || !c.keep {
+			l.dir.close()
+		}
 	}
 }

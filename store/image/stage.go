@@ -82,29 +82,75 @@ func (im *Image) stage(ctx context.Context, p Plan, b Blobs) (Deployment, error)
 	if err != nil {
 		return d, err
 	}
-	if old, ok, err := im.existing(ctx, d, l); ok || err != nil {
+	if old, ok, err := im.existing(ctx, &d, l, p.Converge); ok || err != nil {
 		return old, err
 	}
-	clone := d.ID + tmpSuffix
-	if err := im.deploy.removeAll(clone); err != nil {
+	s := &staging{Plan: p, im: im, layout: l, blobs: b}
+	if s.from, err = im.start(&p); err != nil {
 		return d, err
 	}
-	if err = im.build(ctx, clone, l, b, &p); err == nil {
-		err = im.settle(d)
-	}
-	if err != nil {
-		return d, errors.Join(err, im.deploy.unlink(d.ID+infoSuffix), im.deploy.removeAll(clone))
+	defer im.protect(s.from.ID)()
+	if err := s.run(ctx, &d); err != nil {
+		return d, errors.Join(err, im.deploy.unlink(d.ID+infoSuffix), im.deploy.removeAll(d.ID+tmpSuffix))
 	}
 	return d, nil
 }
 
+// start finds the deployment that a plan starts from. It has no id when there is none.
+func (im *Image) start(p *Plan) (Deployment, error) {
+	if p.From == "" {
+		d, _ := im.Live()
+		return d, nil
+	}
+	if err := im.need(p.From); err != nil {
+		return Deployment{}, err
+	}
+	d, _ := im.load(p.From)
+	return d, nil
+}
+
+// staging is one run of Stage.
+type staging struct {
+	Plan
+	im     *Image
+	layout *layout
+	blobs  Blobs
+	from   Deployment // has no id when there is none
+	old    *layout    // of from; nil when that is not known
+}
+
+// run makes the clone, proves it, carries over what is the person's, and gives it its name.
+func (s *staging) run(ctx context.Context, d *Deployment) error {
+	clone := d.ID + tmpSuffix
+	if err := s.im.deploy.removeAll(clone); err != nil {
+		return err
+	}
+	if s.from.ID != "" {
+		s.old, _ = s.im.layout(s.from.ID, s.blobs) // without it all is new
+	}
+	if err := s.build(ctx, clone); err != nil {
+		return err
+	}
+	d.config = s.layout.config
+	if s.from.ID != "" && !s.Converge {
+		if err := s.im.merge(ctx, s.from, s.old, clone, d, s.layout, s.blobs); err != nil {
+			return fmt.Errorf("carrying over the configuration of %s: %w", s.from.ID, err)
+		}
+	}
+	use, done, err := s.im.fill(ctx, s.from.ID, s.layout, s.blobs)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.im.settle(*d, use), done())
+}
+
 // next describes the deployment that is to come.
 func (im *Image) next(parts []Part) (Deployment, error) {
-	list, err := im.List()
+	number, err := im.nextNumber()
 	if err != nil {
 		return Deployment{}, err
 	}
-	d := Deployment{Created: time.Now().UTC().Truncate(time.Second), number: 1}
+	d := Deployment{Created: time.Now().UTC().Truncate(time.Second), number: number}
 	for _, p := range parts {
 		d.Releases = append(d.Releases, p.Release)
 		d.Patches = append(d.Patches, p.Manifest.Terms.Patches...)
@@ -112,14 +158,21 @@ func (im *Image) next(parts []Part) (Deployment, error) {
 	slices.Sort(d.Patches)
 	d.Patches = slices.Compact(d.Patches)
 	d.ID = idOf(d.Releases)
-	if n := len(list); n > 0 {
-		d.number = list[n-1].number + 1
-	}
 	return d, nil
 }
 
-// existing finds the deployment of the same releases. One whose description was lost is trusted only after reading all of it.
-func (im *Image) existing(ctx context.Context, want Deployment, l *layout) (Deployment, bool, error) {
+// nextNumber is one more than any deployment has.
+func (im *Image) nextNumber() (int64, error) {
+	list, err := im.List()
+	if err != nil || len(list) == 0 {
+		return 1, err
+	}
+	return list[len(list)-1].number + 1, nil
+}
+
+// existing finds the deployment of the same releases. One whose description was lost is trusted only after reading all of it, and so is
+// one that must have no local changes. When such a deployment has some and is in use, the new one gets another id.
+func (im *Image) existing(ctx context.Context, want *Deployment, l *layout, converge bool) (Deployment, bool, error) {
 	id := want.ID
 	kind, err := im.deploy.kind(id)
 	if kind != 0 && kind != unix.S_IFDIR {
@@ -134,62 +187,122 @@ func (im *Image) existing(ctx context.Context, want Deployment, l *layout) (Depl
 			return d, false, fmt.Errorf("deployment %s is of another manifest, %v", id, d.Releases[i].Manifest)
 		}
 	}
-	if sound {
+	if sound && !converge {
 		return d, true, nil
 	}
-	problems, err := im.compare(ctx, id, l, nil)
-	if err != nil {
+	strict := *l
+	if converge {
+		strict.config = nil
+	}
+	problems, err := im.compare(ctx, id, &strict, nil)
+	switch {
+	case err != nil:
 		return d, false, err
-	}
-	if len(problems) == 0 {
-		err := im.writeInfo(want)
-		if err == nil {
-			err = im.deploy.sync()
+	case len(problems) > 0:
+		err := im.Destroy(id)
+		if converge && errors.Is(err, ErrInUse) {
+			want.ID, err = fmt.Sprintf("fresh-%d", want.number), nil
 		}
-		return want, err == nil, err
+		return d, false, err
+	case sound:
+		return d, true, nil
 	}
-	return d, false, im.Destroy(id)
+	want.config = l.config
+	err = im.writeInfo(*want)
+	if err == nil {
+		err = im.deploy.sync()
+	}
+	return *want, err == nil, err
 }
 
-// build makes the clone and proves it.
-func (im *Image) build(ctx context.Context, clone string, l *layout, b Blobs, p *Plan) error {
-	top, err := im.deploy.mkdir(clone)
+// build makes the clone and proves it. Where a snapshot of the deployment before can be had, only what differs is laid down.
+func (s *staging) build(ctx context.Context, clone string) error {
+	lay := s.layDown
+	if s.old != nil && !s.Converge && s.im.snapshot(s.from.ID, clone) {
+		lay = s.layDifference
+	}
+	doubt, err := lay(ctx, clone)
 	if err != nil {
 		return err
 	}
+	s.progress(PhaseSync, 0, 0, 0)
+	if err := s.im.deploy.syncFS(); err != nil {
+		return err
+	}
+	return s.im.prove(ctx, clone, doubt, s.blobs, &s.Plan)
+}
+
+// placer makes files of the clone. Those that the person may change are their own.
+func (s *staging) placer(files finder) placer {
+	return placer{im: s.im, blobs: s.blobs, files: files, proved: s.proved(),
+		apart: func(path string) bool { return covers(s.layout.config, path) }}
+}
+
+// layDown makes all of the tree, and gives the files that must be read again.
+func (s *staging) layDown(ctx context.Context, clone string) ([]*manifest.Entry, error) {
+	top, err := s.im.makeTree(clone)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	files := &lookahead{ctx: ctx, blobs: b, entries: l.entries}
+	files := &lookahead{ctx: ctx, blobs: s.blobs, entries: s.layout.entries}
 	defer files.wait()
 	defer cancel()
-	t := &tree{placer: placer{im: im, blobs: b, files: files, proved: im.provedBlobs(p, b)}, open: []level{{dir: top, mode: 0o755}}}
+	t := &tree{placer: s.placer(files), open: []level{{dir: top, mode: 0o755}}}
 	defer t.close()
 	var bytes uint64
-	for i, e := range l.entries {
+	for i, e := range s.layout.entries {
 		if err := ctx.Err(); err != nil {
-			return err
+			return nil, err
 		}
 		if err := t.add(ctx, e); err != nil {
-			return err
+			return nil, err
 		}
 		bytes += e.Size
-		p.progress(PhaseLay, i+1, len(l.entries), bytes)
+		s.progress(PhaseLay, i+1, len(s.layout.entries), bytes)
 	}
-	if err := t.finish(); err != nil {
+	return t.doubt, t.finish()
+}
+
+// layDifference makes a snapshot of the deployment before the new tree, and gives the files that must be read again.
+func (s *staging) layDifference(ctx context.Context, clone string) ([]*manifest.Entry, error) {
+	strict := *s.layout
+	strict.config = nil
+	problems, err := s.im.glance(ctx, clone, &strict, func(e *manifest.Entry) bool {
+		old := s.old.find(e.Path)
+		return old != nil && old.Blob == e.Blob && !covers(s.from.config, e.Path)
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.im.openUp(clone); err != nil {
+		return nil, err
+	}
+	fix := &repairer{placer: s.placer(one{s.blobs}), name: clone}
+	tasks := s.layout.plan(problems)
+	err = fix.run(ctx, tasks, func(done int) { s.progress(PhaseLay, done, len(tasks), 0) })
+	return fix.doubt, err
+}
+
+// openUp gives the directory of a tree the mode that it has in all deployments.
+func (im *Image) openUp(name string) error {
+	top, err := im.deploy.sub(name)
+	if err != nil {
 		return err
 	}
-	p.progress(PhaseSync, 0, 0, 0)
-	if err := im.deploy.syncFS(); err != nil {
-		return err
-	}
-	return im.prove(ctx, clone, t.doubt, b, p)
+	defer top.close()
+	return top.chmod(0o755)
 }
 
 // settle gives a clone that is complete, durable and proved its name. It makes these system calls: the description is written and
-// synced, renameat, fsync of the deploy directory.
-func (im *Image) settle(d Deployment) error {
+// synced, new state is moved to its place and the file system synced when there is any, renameat, fsync of the deploy directory.
+func (im *Image) settle(d Deployment, useState func() error) error {
 	im.changing <- struct{}{}
 	defer func() { <-im.changing }()
 	if err := im.writeInfo(d); err != nil {
+		return err
+	}
+	if err := useState(); err != nil {
 		return err
 	}
 	if err := im.deploy.rename(d.ID+tmpSuffix, im.deploy, d.ID); err != nil {

@@ -168,6 +168,8 @@ func TestWaysToPlace(t *testing.T) {
 					return errno
 				case op == "cloning" && cloning != 0:
 					return cloning
+				case op == "making subvolume": // to which there are no links from outside
+					return syscall.EOPNOTSUPP
 				}
 				return noSync(op, path)
 			})
