@@ -47,18 +47,18 @@ func (r Record) Unarm() Record {
 }
 
 // Select is what a boot does: use is the deployment to enter, and may be entered only when next is durable; when that cannot be
-// had, Fallback is. A trial with tries left is entered, with one try less; one without any has failed. What is not there is never said;
-// use is empty when nothing is. boot is the kernel's name for this boot, or empty.
+// had, Fallback is. A trial with tries left is entered, with one try less; one without any has failed, unless there is nothing else to
+// enter. What is not there is never said; use is empty when nothing is. boot is the kernel's name for this boot, or empty.
 func (r Record) Select(there func(id string) bool, boot string) (next Record, use string) {
 	next = r
 	switch {
 	case r.Trial == "":
 	case !there(r.Trial):
 		next = r.fail("its tree is gone")
-	case r.Tries == 0:
+	case r.Tries == 0 && r.Fallback(there) != "":
 		next = r.fail("it was never confirmed")
 	default:
-		next.Tries--
+		next.Tries = max(0, r.Tries-1)
 		use = r.Trial
 	}
 	if use == "" {

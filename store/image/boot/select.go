@@ -26,12 +26,12 @@ type Choice struct {
 	Trial     bool   // it is on trial
 	TriesLeft int    // of the trial, after this one
 	Failed    string // id of the trial that is given up with this boot, or empty
-	Problem   error  // why the record could not be read, or what was decided not be written; then it is never a trial
+	Problem   error  // why the record could not be read, or what was decided not be written; then it is a trial only when nothing else is there, or a boot loader chose it
 }
 
 // Select is what starts a machine asks: which tree of the image shall be entered? It takes one try away from a trial before it says the trial's
 // tree, durably; a trial without tries left has failed. When that cannot be written, or somebody has the image, it says the live tree, and the choice
-// says the problem. Without a sound record, it says what current points at. It says no tree that is not there; when there is
+// says the problem. Only when there is no other tree, the trial is said also without a try. Without a sound record, it says what current points at. It says no tree that is not there; when there is
 // none, the error has [ErrNothing] in its chain.
 //
 // entry is the deployment that a boot loader has chosen, as an entry of the Boot Loader Specification says in the kernel's command line; empty: there is no such
@@ -85,7 +85,9 @@ func choose(p source, entry string, write bool, boot string) Choice {
 		problem = replace(p, r, next, slot)
 	}
 	if problem != nil && use != entry {
-		return Choice{ID: r.Fallback(p.has), Problem: problem}
+		if id := r.Fallback(p.has); id != "" {
+			return Choice{ID: id, Problem: problem}
+		}
 	}
 	c := Choice{ID: use, Problem: problem, Trial: next.Trial != "" && use == next.Trial, TriesLeft: next.Tries}
 	if next.Trial == "" {
@@ -102,8 +104,8 @@ func replace(p source, r, next Record, slot int) error {
 		return nil
 	}
 	now, slot := Read(p)
-	if now.InTrial(next.BootID) {
-		now.Booted, now.Generation = r.Fallback(p.has), now.Generation+1
+	if live := r.Fallback(p.has); live != "" && now.InTrial(next.BootID) {
+		now.Booted, now.Generation = live, now.Generation+1
 		err = errors.Join(err, Write(p, 1-slot, now))
 	}
 	return err

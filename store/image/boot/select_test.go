@@ -96,6 +96,9 @@ func TestSelectAlways(t *testing.T) {
 		}, previous, true},
 		{"slot cannot be written", func(dir string) error { return os.Mkdir(dir+"/boot.1", 0o755) }, live, true},
 		{"temporary cannot be removed", func(dir string) error { return os.Mkdir(dir+"/boot.1.tmp", 0o755) }, live, true},
+		{"only the trial there, slot cannot be written", func(dir string) error {
+			return errors.Join(os.Remove(dir+"/deploy/"+live), os.Remove(dir+"/deploy/"+previous), os.Mkdir(dir+"/boot.1", 0o755))
+		}, trial, true},
 		{"no deploy", func(dir string) error { return os.RemoveAll(dir + "/deploy") }, "", false},
 		{"no image", os.RemoveAll, "", false},
 		{"no record and no link", func(dir string) error { return errors.Join(os.Remove(dir+"/boot.0"), os.Remove(dir+"/current")) }, "", false},
@@ -105,7 +108,7 @@ func TestSelectAlways(t *testing.T) {
 		must(t, os.Symlink("deploy/"+previous, dir+"/current")) // behind, so that it shows when it is used
 		must(t, c.break_(dir))
 		got, err := boot.Select(dir, "")
-		if got.ID != c.want || (err == nil) != (c.want != "") || (got.Problem != nil) != c.warn || got.Trial {
+		if got.ID != c.want || (err == nil) != (c.want != "") || (got.Problem != nil) != c.warn || got.Trial != (got.ID == trial) {
 			t.Errorf("%s: %+v, %v; want %q", c.name, got, err, c.want)
 		}
 	}
@@ -384,8 +387,14 @@ func TestShell(t *testing.T) {
 			}
 			slot := rapid.IntRange(0, 1).Draw(rt, "slot")
 			one, two := fmt.Sprintf("%s/%s%d", top, shell[0], n), fmt.Sprintf("%s/go%s%d", top, shell[0], n)
+			link := rapid.SampledFrom([]string{r.Live, r.Previous, "x/../y", ""}).Draw(rt, "current")
+			record := r
+			if rapid.IntRange(0, 9).Draw(rt, "no record") == 0 {
+				record = boot.Record{}
+			}
 			for _, dir := range []string{one, two} {
-				imageDir(t, dir, slot, r, trees...)
+				imageDir(t, dir, slot, record, trees...)
+				must(t, os.Symlink("deploy/"+link, dir+"/current"))
 			}
 			out, err := exec.Command(shell[0], append(shell[1:], script, one)...).CombinedOutput()
 			c, wantErr := boot.Select(two, "")
