@@ -36,8 +36,8 @@ bench: ## each benchmark once; ratios against cp and bare streams are in the sam
 demo: build ## a publisher and five laptops on this machine
 	bin/satchel demo $(TREE) $(NEXT)
 
-boot-demo: tools ## an emulated machine: gets a bad system, is back by itself, gets a good one and keeps it
-	$(GO) test ./cmd/satchel -run '^TestBoot$$' -count 1 -v
+boot-demo: tools ## emulated machines: get a bad system, are back by themselves, get a good one and keep it
+	$(GO) test ./cmd/satchel -run '^TestBoot(Loader)?$$' -count 1 -v
 
 clean:
 	rm -rf bin

@@ -1,10 +1,11 @@
 // Command boot-select says which tree of an image a machine is to be started with. It is for an initramfs or a boot script: static, small, and
 // without anything else of satchel's.
 //
-//	boot-select [--json] [--look] IMAGE
+//	boot-select [--entry ID] [--json] [--look] IMAGE
 //
 // It prints the path of the tree. When that is on trial, one try has been taken away from it, durably. What goes wrong with the record is
-// said on the standard error, and the tree that is live is printed all the same. With --look nothing changes. With --json a line of JSON is printed, as
+// said on the standard error, and the tree that is live is printed all the same. --entry is the deployment that the boot loader has chosen, which the kernel's
+// command line says as satchel=ID; an empty one counts as none. With --look nothing changes. With --json a line of JSON is printed, as
 // "satchel boot-select --json" does. The exit code is 0 when a tree was printed, 1 on an error, 2 when the command line is wrong, and 6
 // when there is no tree to start.
 package main
@@ -25,8 +26,9 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("boot-select", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Usage = func() { fmt.Fprintln(stderr, "usage: boot-select [--json] [--look] IMAGE") }
+	flags.Usage = func() { fmt.Fprintln(stderr, "usage: boot-select [--entry ID] [--json] [--look] IMAGE") }
 	asJSON := flags.Bool("json", false, "")
+	entry := flags.String("entry", "", "")
 	look := flags.Bool("look", false, "")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -39,7 +41,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if *look {
 		choose = boot.Look
 	}
-	c, err := choose(flags.Arg(0))
+	c, err := choose(flags.Arg(0), *entry)
 	if err != nil {
 		fmt.Fprintln(stderr, "boot-select: error:", err)
 		if errors.Is(err, boot.ErrNothing) {

@@ -12,6 +12,7 @@ import (
 
 func newBootSelectCommand(e *env) *cobra.Command {
 	var look bool
+	var entry string
 	cmd := &cobra.Command{
 		Use:   "boot-select IMAGE",
 		Short: "say which tree to start the machine with",
@@ -24,6 +25,9 @@ before its tree is printed. When it has none left, it failed: that is remembered
 and the live tree is printed. When the record cannot be written, or a node has
 the image, a warning says so, and the live tree is printed.
 
+On a machine with systemd-boot, --entry passes on what it has chosen, which the
+kernel's command line says as satchel=ID; that is printed when it is there.
+
 With --look nothing is changed. The program boot-select does the same, alone.`, exitOK, exitFailure, exitUsage, exitNotFound),
 		Example: "  root=$(satchel boot-select /sysroot/image)\n  satchel boot-select --look ~/lessons",
 		Args:    exactly("IMAGE"),
@@ -32,13 +36,14 @@ With --look nothing is changed. The program boot-select does the same, alone.`, 
 		},
 	}
 	asJSON := jsonFlag(cmd)
+	cmd.Flags().StringVar(&entry, "entry", "", "`ID` of the deployment that the boot loader has chosen; empty: there is none")
 	cmd.Flags().BoolVar(&look, "look", false, "say it, and change nothing")
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		choose := boot.Select
 		if look {
 			choose = boot.Look
 		}
-		c, err := choose(args[0])
+		c, err := choose(args[0], entry)
 		if errors.Is(err, boot.ErrNothing) {
 			return advise(p2p.CodeNotFound, `give the image's directory, the one that holds "deploy"`, err)
 		}

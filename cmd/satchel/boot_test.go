@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,21 +23,16 @@ import (
 // neighbour over the network and boots into it; the power is cut, the next boot tries it again, its health check fails, and the machine is back on
 // version 1 by itself. Then it gets version 3, which stays.
 func TestBoot(t *testing.T) {
-	s := newSchool(t, 2, "v4", "--product", "xo-os", "--class", "system", "--may", "run")
-	pc := newPC(t, s)
-	pub := s.laptops[0]
-	pub.start()
-	pub.publish("xo-os", "1", pc.tree("1", "true"))
-	pc.install()
+	pc, pub := newPC(t, false)
 
-	pc.on("satchel.seq=2")
+	pc.on("get 2")
 	pc.expect("runs 1")
 	pc.expect("1 is healthy")
 	pub.publish("xo-os", "2", pc.tree("2", "echo no lesson opens; exit 1"))
 	pc.expect("reboots, with 2 to be tried")
 	pc.off()
 
-	pc.on("satchel.hang")
+	pc.on("hang")
 	pc.expect("runs 2")
 	pc.cut()
 
@@ -45,7 +41,7 @@ func TestBoot(t *testing.T) {
 	pc.expect("2 is not healthy, reboots")
 	pc.off()
 
-	pc.on("satchel.seq=3")
+	pc.on("get 3")
 	pc.expect("runs 1")
 	pc.expect("1 is healthy")
 	pub.publish("xo-os", "3", pc.tree("3", "true"))
@@ -66,6 +62,45 @@ func TestBoot(t *testing.T) {
 	pub.stop()
 }
 
+// TestBootLoader starts a machine with UEFI firmware, systemd-boot and a FAT partition: systemd-boot counts the tries of version 2 in the name of its
+// entry, also when the power is cut; confirmed, the entry has no counter. Version 3 fails its health check, and its entry is gone.
+func TestBootLoader(t *testing.T) {
+	pc, pub := newPC(t, true)
+
+	pc.on("get 2")
+	pc.expect("runs 1")
+	pc.expect("1 is healthy")
+	pub.publish("xo-os", "2", pc.tree("2", "true"))
+	pc.expect("reboots, with 2 to be tried")
+	pc.off()
+	pc.entries("1", "2+3")
+
+	pc.on("hang")
+	pc.expect("runs 2")
+	pc.cut()
+	pc.entries("1", "2+2-1")
+
+	pc.on("get 3")
+	pc.expect("runs 2")
+	pc.expect("2 is healthy")
+	pub.publish("xo-os", "3", pc.tree("3", "false"))
+	pc.expect("reboots, with 3 to be tried")
+	pc.off()
+	pc.entries("1", "2", "3+3")
+
+	pc.on("")
+	pc.expect("runs 3")
+	pc.expect("3 is not healthy, reboots")
+	pc.off()
+	pc.entries("1", "2")
+
+	pc.on("")
+	pc.expect("runs 2")
+	pc.expect("2 is healthy")
+	pc.off()
+	pub.stop()
+}
+
 // pc is an emulated machine with a disk, on which a home and an image are.
 type pc struct {
 	t       *testing.T
@@ -74,6 +109,7 @@ type pc struct {
 	dir     string
 	modules []string // kernel modules, in the order of loading
 	kernel  string
+	uefi    bool // its firmware is UEFI, and it has a partition for systemd-boot
 
 	run     *exec.Cmd
 	lines   chan string // of the console, that the machine says for us
@@ -82,19 +118,34 @@ type pc struct {
 }
 
 // drivers are the kernel modules that the machine needs, in the order of loading.
-var drivers = []string{"virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "failover", "net_failover", "virtio_net"}
+var drivers = []string{"virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk", "failover", "net_failover", "virtio_net",
+	"nls_cp437", "nls_ascii", "fat", "vfat"}
 
-func newPC(t *testing.T, s *school) *pc {
+// What a machine with UEFI starts with.
+const (
+	uefiCode    = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+	uefiVars    = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+	systemdBoot = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+)
+
+// newPC makes a machine with version 1 on its disk, and a neighbour that published it and runs.
+func newPC(t *testing.T, uefi bool) (*pc, *machine) {
 	t.Helper()
+	s := newSchool(t, 2, "v4", "--product", "xo-os", "--class", "system", "--may", "run")
 	if runtime.GOARCH != "amd64" {
 		skip(t, "the emulated machine is an amd64 one")
 	}
-	for name, from := range map[string]string{"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs"} {
-		if _, err := exec.LookPath(name); err != nil {
+	for name, from := range map[string]string{"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs",
+		"mkfs.vfat": "dosfstools", "mcopy": "mtools", uefiCode: "ovmf", systemdBoot: "systemd-boot-efi"} {
+		_, err := exec.LookPath(name)
+		if filepath.IsAbs(name) {
+			_, err = os.Stat(name)
+		}
+		if err != nil {
 			skip(t, "booting needs "+name+", from the package "+from)
 		}
 	}
-	p := &pc{t: t, s: s, m: s.laptops[1], dir: t.TempDir()}
+	p := &pc{t: t, s: s, m: s.laptops[1], dir: t.TempDir(), uefi: uefi}
 	if err := p.findKernel(); err != nil {
 		skip(t, "booting needs a kernel, see .ci/tools: "+err.Error())
 	}
@@ -108,7 +159,11 @@ func newPC(t *testing.T, s *school) *pc {
 	}
 	p.initramfs()
 	t.Cleanup(p.cut)
-	return p
+	pub := s.laptops[0]
+	pub.start()
+	pub.publish("xo-os", "1", p.tree("1", "true"))
+	p.install()
+	return p, pub
 }
 
 // findKernel looks for a kernel with its modules where .ci/tools puts one.
@@ -146,9 +201,10 @@ mount -t proc proc /proc && mount -t devtmpfs dev /dev
 for m in /modules/*; do insmod $m; done
 until [ -b /dev/vda ]; do sleep 0.1; done
 mount -t ext4 /dev/vda /disk
-tree=$(boot-select /disk/image) || exec sh
+tree=$(boot-select --entry "$(sed -n 's/.*satchel=\([^ ]*\).*/\1/p' /proc/cmdline)" /disk/image) || exec sh
 mount --bind $tree /system && mount -o remount,ro,bind /system
 mount --move /disk /system/mnt
+[ -b /dev/vdc ] && mount -t vfat /dev/vdc /system/mnt/esp
 umount /dev /proc
 exec switch_root /system /sbin/init
 `
@@ -162,7 +218,8 @@ version=$(cat /etc/version)
 say() { echo "machine: $*"; }
 leave() { satchel down; sync; mount -o remount,ro /mnt; reboot -f; }
 say runs $version
-grep -q satchel.hang /proc/cmdline && exec sleep 100000
+read order seq </dev/vdb
+[ "$order" = hang ] && exec sleep 100000
 ip link set lo up; ip addr add 10.77.0.99/24 dev eth0; ip link set eth0 up
 satchel up &
 until satchel status --json | grep -q '"running":true'; do sleep 0.2; done
@@ -171,8 +228,7 @@ if ! satchel confirm --image /mnt/image; then
 	leave
 fi
 say $version is healthy
-seq=$(sed -n 's/.*satchel.seq=\([0-9]*\).*/\1/p' /proc/cmdline)
-if [ -n "$seq" ]; then
+if [ "$order" = get ]; then
 	satchel wait xo-os --seq $seq && satchel apply xo-os && say reboots, with $seq to be tried
 fi
 leave
@@ -225,12 +281,13 @@ func (a *archive) pad() {
 func (p *pc) tree(version, check string) string {
 	p.t.Helper()
 	top := p.t.TempDir()
-	for _, dir := range []string{"bin", "sbin", "etc", "proc", "sys", "dev", "mnt", "tmp", "health.d"} {
+	for _, dir := range []string{"bin", "sbin", "etc", "proc", "sys", "dev", "mnt", "tmp", "boot", "health.d"} {
 		p.check(os.Mkdir(filepath.Join(top, dir), 0o755))
 	}
 	busybox, err := exec.LookPath("busybox")
 	p.check(err)
-	for to, from := range map[string]string{"bin/busybox": busybox, "bin/satchel": filepath.Join(p.dir, "satchel")} {
+	for to, from := range map[string]string{"bin/busybox": busybox, "bin/satchel": filepath.Join(p.dir, "satchel"),
+		"boot/vmlinuz": p.kernel, "boot/initrd": filepath.Join(p.dir, "initramfs")} {
 		data, err := os.ReadFile(from)
 		p.check(err)
 		p.check(os.WriteFile(filepath.Join(top, to), data, 0o755))
@@ -251,28 +308,64 @@ func (p *pc) install() {
 	p.check(os.Mkdir(disk, 0o755))
 	p.check(os.Rename(p.m.home, filepath.Join(disk, "home")))
 	p.m.home, p.m.below = "/mnt/home", disk
+	esp := filepath.Join(disk, "esp")
+	if p.uefi {
+		p.check(os.MkdirAll(filepath.Join(disk, "image"), 0o755))
+		p.check(os.WriteFile(filepath.Join(disk, "image", "loader.toml"),
+			[]byte("esp = \"/mnt/esp\"\nlinux = \"boot/vmlinuz\"\ninitrd = [\"boot/initrd\"]\noptions = \""+kernelOptions+"\"\n"), 0o644))
+		p.check(errors.Join(os.MkdirAll(filepath.Join(esp, "loader"), 0o755), os.MkdirAll(filepath.Join(esp, "EFI/BOOT"), 0o755)))
+		boot, err := os.ReadFile(systemdBoot)
+		p.check(err)
+		p.check(os.WriteFile(filepath.Join(esp, "EFI/BOOT/BOOTX64.EFI"), boot, 0o644))
+		vars, err := os.ReadFile(uefiVars)
+		p.check(err)
+		p.check(os.WriteFile(filepath.Join(p.dir, "vars"), vars, 0o644))
+	}
 	p.m.run("follow", "xo-os", "--image", "/mnt/image")
 	p.m.start()
 	p.m.ready("xo-os", 1)
 	p.m.run("apply", "xo-os")
 	p.m.stop()
-	file := p.disk()
-	f, err := os.Create(file)
-	p.check(err)
-	p.check(errors.Join(f.Truncate(1<<30), f.Close()))
-	p.s.must(exec.Command("mke2fs", "-q", "-t", "ext4", "-d", disk, file))
+	if p.uefi {
+		p.empty(p.esp(), 200<<20)
+		p.s.must(exec.Command("mkfs.vfat", p.esp()))
+		p.s.must(exec.Command("sh", "-c", `mcopy -s -i "$0" "$1"/* ::`, p.esp(), esp))
+		p.check(os.RemoveAll(esp))
+		p.check(os.Mkdir(esp, 0o755))
+	}
+	p.empty(p.disk(), 1<<30)
+	p.s.must(exec.Command("mke2fs", "-q", "-t", "ext4", "-d", disk, p.disk()))
 }
 
 func (p *pc) disk() string { return filepath.Join(p.dir, "disk.img") }
+func (p *pc) esp() string  { return filepath.Join(p.dir, "esp.img") }
 
-// on starts the machine.
-func (p *pc) on(options string) {
+// empty makes a file of holes.
+func (p *pc) empty(name string, size int64) {
 	p.t.Helper()
-	p.run = exec.Command("ip", "netns", "exec", p.s.name+"-sw", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "256",
+	f, err := os.Create(name)
+	p.check(err)
+	p.check(errors.Join(f.Truncate(size), f.Close()))
+}
+
+const kernelOptions = "console=ttyS0 quiet panic=-1"
+
+// on starts the machine, with an order for its first process.
+func (p *pc) on(order string) {
+	p.t.Helper()
+	orders := filepath.Join(p.dir, "orders")
+	p.check(os.WriteFile(orders, fmt.Appendf(nil, "%-511s\n", order), 0o644))
+	args := []string{"netns", "exec", p.s.name + "-sw", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "400",
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
-		"-kernel", p.kernel, "-initrd", filepath.Join(p.dir, "initramfs"), "-append", "console=ttyS0 quiet panic=-1 "+options,
-		"-drive", "file="+p.disk()+",if=virtio,format=raw,cache=unsafe",
-		"-netdev", "tap,id=net,ifname=pc,script=no,downscript=no", "-device", "virtio-net-pci,netdev=net")
+		"-drive", "file=" + p.disk() + ",if=virtio,format=raw,cache=unsafe", "-drive", "file=" + orders + ",if=virtio,format=raw,readonly=on",
+		"-netdev", "tap,id=net,ifname=pc,script=no,downscript=no", "-device", "virtio-net-pci,netdev=net"}
+	if p.uefi {
+		args = append(args, "-drive", "file="+p.esp()+",if=virtio,format=raw,cache=unsafe",
+			"-drive", "file="+uefiCode+",if=pflash,format=raw,readonly=on", "-drive", "file="+filepath.Join(p.dir, "vars")+",if=pflash,format=raw")
+	} else {
+		args = append(args, "-kernel", p.kernel, "-initrd", filepath.Join(p.dir, "initramfs"), "-append", kernelOptions)
+	}
+	p.run = exec.Command("ip", args...)
 	out, err := p.run.StdoutPipe()
 	p.check(err)
 	p.run.Stderr = p.run.Stdout
@@ -335,6 +428,25 @@ func (p *pc) cut() {
 		p.run.Process.Kill()
 		<-p.ended
 		p.run = nil
+	}
+}
+
+// entries demands that these are the boot loader's entries, 2+3 for version 2 with three tries left.
+func (p *pc) entries(want ...string) {
+	p.t.Helper()
+	var got []string
+	for _, line := range strings.Fields(p.s.must(exec.Command("mdir", "-b", "-i", p.esp(), "::loader/entries"))) {
+		rest, ok := strings.CutPrefix(line, "::/loader/entries/satchel-xo-os-1-")
+		seq, rest, _ := strings.Cut(rest, "-")
+		if !ok || len(rest) < 8 {
+			p.t.Errorf("entry %s", line)
+			continue
+		}
+		got = append(got, seq+strings.TrimSuffix(rest[8:], ".conf"))
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		p.t.Errorf("entries are %q, want %q", got, want)
 	}
 }
 

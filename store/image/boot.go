@@ -41,7 +41,12 @@ func (im *Image) Unarm() error {
 // Confirm makes the trial live, when the machine runs it; otherwise the error has [boot.ErrNotBooted] in its chain. It gives what is
 // live afterwards. When nothing is on trial, nothing changes.
 func (im *Image) Confirm() (Deployment, error) {
-	err := im.step("confirming the trial", func(r boot.Record) (boot.Record, error) { return r.Confirm(im.bootID()) })
+	err := im.step("confirming the trial", func(r boot.Record) (boot.Record, error) {
+		if im.inTrial(r) {
+			return r.Activate(r.Trial), nil
+		}
+		return r.Confirm(im.bootID())
+	})
 	if err != nil {
 		return Deployment{}, err
 	}
@@ -79,7 +84,7 @@ func (im *Image) RollbackAtBoot(tries int) (Deployment, error) {
 	err := im.step("rolling back at the next boot", func(r boot.Record) (boot.Record, error) {
 		next = r.Live
 		switch {
-		case r.InTrial(im.bootID()):
+		case im.inTrial(r):
 			return r.Fail("rolled back by hand")
 		case r.Trial != "":
 			return r.Unarm(), nil
@@ -103,11 +108,19 @@ func (im *Image) Trial() (Deployment, bool) { return im.named(im.record().Trial)
 func (im *Image) Tries() int { return im.record().Tries }
 
 // InTrial says whether this machine runs the trial, so that [Image.Confirm] may make it live.
-func (im *Image) InTrial() bool { return im.record().InTrial(im.bootID()) }
+func (im *Image) InTrial() bool { return im.inTrial(im.record()) }
 
-// Booted is the deployment that this machine was started with. It is false when it was started without asking this image's record, or when the record is
-// of an earlier boot.
+// inTrial believes the record, and the boot loader, which says on the kernel's command line what it has started.
+func (im *Image) inTrial(r boot.Record) bool {
+	return r.InTrial(im.bootID()) || r.Trial != "" && im.running() == r.Trial
+}
+
+// Booted is the deployment that this machine was started with. It is false when it was started without asking this image's record, nor by an
+// entry of its boot loader, or when the record is of an earlier boot.
 func (im *Image) Booted() (Deployment, bool) {
+	if ok, err := im.has(im.running()); err == nil && ok {
+		return im.named(im.running())
+	}
 	r := im.record()
 	if !r.ThisBoot(im.bootID()) {
 		return Deployment{}, false
@@ -148,29 +161,38 @@ func (im *Image) step(what string, next func(boot.Record) (boot.Record, error)) 
 	return nil
 }
 
-// put makes a record the one in force, and has current follow it.
+// put makes a record the one in force, and has current and the boot loader follow it.
 func (im *Image) put(next boot.Record) error {
+	l, err := im.loader()
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	return im.putBy(l, next)
+}
+
+func (im *Image) putBy(l *loader, next boot.Record) error {
 	old := im.record()
 	if next.Same(old) {
 		// What we read may have been renamed, but not synced, before a crash.
 		return errors.Join(im.repairCurrent(), im.root.sync())
 	}
-	if next.Live == old.Live {
-		if err := im.commit(next); err != nil {
-			return errors.Join(err, im.revert(old))
-		}
-		return nil
+	// What can fail on a full disk comes first, before anything counts.
+	err := l.before(old, next)
+	if err == nil && next.Live != old.Live {
+		err = im.prepareCurrent(next.Live)
 	}
-	// The link is made first: when the disk is full, this fails before anything counts.
-	if err := im.prepareCurrent(next.Live); err != nil {
-		return err
-	}
-	err := im.commit(next)
 	if err == nil {
+		err = im.commit(next)
+	}
+	if err == nil && next.Live != old.Live {
 		err = im.switchCurrent()
 	}
+	if err == nil {
+		err = l.after(next)
+	}
 	if err != nil {
-		return errors.Join(err, im.revert(old))
+		return errors.Join(err, im.revert(old), l.after(old))
 	}
 	_ = im.markLived(next.Live) // Open does it otherwise
 	return nil

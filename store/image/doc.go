@@ -1,15 +1,21 @@
 // Package image keeps an image directory: complete trees beside each other, and one name for the tree in force.
 //
-//	IMAGE/boot.0, IMAGE/boot.1          the boot record: which deployment is live, and which was before
+//	IMAGE/boot.0, IMAGE/boot.1          the boot record: what is live, what was before, what is on trial; see package boot
 //	IMAGE/current -> deploy/<id>        derived from the boot record, for whoever uses the tree
 //	IMAGE/deploy/<id>/                  a deployment: one complete tree, with nothing of satchel's inside
 //	IMAGE/deploy/<id>.toml              what that tree is
 //	IMAGE/deploy/<id>.tmp/              a clone that is being built; never used, removed by the next Open
+//	IMAGE/health.d/                     a person's health checks
+//	IMAGE/loader.toml                   written by a person when systemd-boot starts the machine
 //
 // A deployment is built beside the live one and becomes live in one step:
 //
 //	Stage:     blobs ──link──► deploy/<id>.tmp ──syncfs──► rename to deploy/<id> ──fsync──► staged
 //	Activate:  new record to a temporary file ──fsync──► rename over the older slot ──fsync──► current by rename
+//
+// A system takes effect at the next boot, and is confirmed from inside; what is live stays live until then:
+//
+//	Arm:       record with the trial ──► boot-select takes a try ──► Health ──► Confirm, or Fail: the next boot is as before
 //
 // # Words
 //

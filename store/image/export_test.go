@@ -9,7 +9,12 @@ type Hook = func(op, path string) error
 var ErrSkip = errSkip
 
 // OpenHook is Open with a hook.
-func OpenHook(dir string, h Hook) (*Image, error) { return open(dir, h) }
+func OpenHook(dir string, h Hook) (*Image, error) { return open(dir, h, Running) }
+
+// OpenRunning is OpenHook on a machine whose kernel's command line names a deployment.
+func OpenRunning(dir string, h Hook, id string) (*Image, error) {
+	return open(dir, h, func() string { return id })
+}
 
 // SetBootID has the image believe that the kernel calls this boot so.
 func (im *Image) SetBootID(id string) { im.bootID = func() string { return id } }
@@ -29,10 +34,25 @@ var HasContent = hasContent
 // ContentBuffer makes a buffer for HasContent.
 func ContentBuffer() []byte { return make([]byte, contentBuffer) }
 
+// SetRunning has the image believe that the kernel's command line names a deployment.
+func (im *Image) SetRunning(id string) { im.running = func() string { return id } }
+
 // Enter does to the record what a boot does.
 func (im *Image) Enter() error {
 	return im.step("booting", func(r boot.Record) (boot.Record, error) {
 		next, _ := r.Select(func(string) bool { return true }, im.bootID())
 		return next, nil
 	})
+}
+
+// ReprintEntry parses the name of a boot loader's entry and prints it again.
+func ReprintEntry(name string) (string, bool) {
+	e, ok := parseEntry(name)
+	return e.name(), ok
+}
+
+// ParseLoader reads loader.toml.
+func ParseLoader(text []byte) error {
+	_, err := parseLoader(text)
+	return err
 }

@@ -52,7 +52,10 @@ type Image struct {
 	boot boot.Record // in force
 	slot int         // that holds it
 
-	bootID func() string // the kernel's name for this boot
+	bootID  func() string // the kernel's name for this boot
+	running func() string // the deployment that its command line names
+
+	loaderProblem error // set by Open
 
 	source string // id of the deployment that another is made from, or empty; under mu
 
@@ -67,17 +70,17 @@ type Image struct {
 //
 // Open refuses a directory in which one of its names is taken by something of another type, such as a symbolic link instead
 // of the directory deploy. The error has [ErrLocked] in its chain when the image is in use.
-func Open(dir string) (*Image, error) { return open(dir, nil) }
+func Open(dir string) (*Image, error) { return open(dir, nil, Running) }
 
-func open(name string, h hook) (*Image, error) {
-	im, err := prepare(name, h)
+func open(name string, h hook, running func() string) (*Image, error) {
+	im, err := prepare(name, h, running)
 	if err != nil {
 		return nil, fmt.Errorf("opening image %s: %w", name, err)
 	}
 	return im, nil
 }
 
-func prepare(name string, h hook) (*Image, error) {
+func prepare(name string, h hook, running func() string) (*Image, error) {
 	abs, err := filepath.Abs(name)
 	if err != nil {
 		return nil, err
@@ -85,7 +88,7 @@ func prepare(name string, h hook) (*Image, error) {
 	if err := os.MkdirAll(abs, 0o755); err != nil {
 		return nil, err
 	}
-	im := &Image{dir: abs, building: make(chan struct{}, 1), changing: make(chan struct{}, 1), bootID: boot.ID}
+	im := &Image{dir: abs, building: make(chan struct{}, 1), changing: make(chan struct{}, 1), bootID: boot.ID, running: running}
 	if im.root, err = openTop(abs, h); err != nil {
 		return nil, err
 	}
@@ -204,6 +207,7 @@ func (im *Image) recover() error {
 	if err := im.repairCurrent(); err != nil {
 		return err
 	}
+	im.loaderProblem = im.readLoader() // the partition may not be there: the image is in order all the same
 	return im.markLived(im.record().Live)
 }
 

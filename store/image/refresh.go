@@ -7,7 +7,7 @@ import (
 
 // Refresh carries local changes over once more, into a deployment that was never live, when the configuration in the live tree changed
 // since it was staged: to be called before the deployment is activated. Where the live tree is another one than that whose changes
-// the deployment has, and in every other case, nothing is done. On an error, and after a crash, each file is the old one or the new one,
+// the deployment has, or the machine was started with the deployment for a trial, and in every other case, nothing is done. On an error, and after a crash, each file is the old one or the new one,
 // and to refresh again does the rest.
 func (im *Image) Refresh(ctx context.Context, id string, b Blobs) (Deployment, error) {
 	d, err := im.refresh(ctx, id, b)
@@ -27,7 +27,7 @@ func (im *Image) refresh(ctx context.Context, id string, b Blobs) (Deployment, e
 	}
 	d, _ := im.load(id)
 	live, ok := im.Live()
-	if !ok || d.lived || d.From == "" || d.From != live.ID {
+	if !ok || d.lived || d.From == "" || d.From != live.ID || id == im.record().Booted {
 		return d, nil
 	}
 	top, err := im.deploy.sub(live.ID)

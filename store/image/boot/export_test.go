@@ -5,7 +5,7 @@ var ErrSkip = errSkip
 
 // SelectHook is Select with a hook before each change.
 func SelectHook(dir string, h func(op, name string) error, boot string) (Choice, error) {
-	return selectHook(dir, true, h, boot)
+	return selectHook(dir, "", true, h, boot)
 }
 
 // Fake is a disk of a test that has trees.
@@ -21,4 +21,4 @@ func (f fakeSource) has(id string) bool { return f.Has(id) }
 func (f fakeSource) current() string    { return "" }
 
 // Choose is Select on a disk of a test.
-func Choose(f Fake, boot string) Choice { return choose(fakeSource{f}, true, boot) }
+func Choose(f Fake, boot string) Choice { return choose(fakeSource{f}, "", true, boot) }

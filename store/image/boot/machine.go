@@ -47,18 +47,18 @@ func (r Record) Unarm() Record {
 }
 
 // Select is what a boot does: use is the deployment to enter, and may be entered only when next is durable; when that cannot be
-// had, Fallback is. A trial with tries left is entered, with one try less; one without any has failed. What is not there is never said;
-// use is empty when nothing is. boot is the kernel's name for this boot, or empty.
+// had, Fallback is. A trial with tries left is entered, with one try less; one without any has failed, unless there is nothing else to
+// enter. What is not there is never said; use is empty when nothing is. boot is the kernel's name for this boot, or empty.
 func (r Record) Select(there func(id string) bool, boot string) (next Record, use string) {
 	next = r
 	switch {
 	case r.Trial == "":
 	case !there(r.Trial):
 		next = r.fail("its tree is gone")
-	case r.Tries == 0:
+	case r.Tries == 0 && r.Fallback(there) != "":
 		next = r.fail("it was never confirmed")
 	default:
-		next.Tries--
+		next.Tries = max(0, r.Tries-1)
 		use = r.Trial
 	}
 	if use == "" {
@@ -69,6 +69,23 @@ func (r Record) Select(there func(id string) bool, boot string) (next Record, us
 		next.BootID = ""
 	}
 	return next, use
+}
+
+// Entered is [Record.Select] for a machine whose boot loader has chosen: use is what it chose, unless that is not there or has failed. The
+// loader has a counter of its own, so that the trial may be entered also when next cannot be made durable.
+func (r Record) Entered(id string, there func(id string) bool, boot string) (next Record, use string) {
+	if !ValidID(id) || !there(id) || r.HasFailed(id) && id != r.Previous {
+		return r.Select(there, boot)
+	}
+	next = r
+	if id == r.Trial {
+		next.Tries = max(0, r.Tries-1)
+	}
+	next.Booted, next.BootID = id, boot
+	if !validBootID(boot) {
+		next.BootID = ""
+	}
+	return next, id
 }
 
 // Fallback is the deployment to enter when nothing can be written: the live one, or else the previous one, and never the trial.

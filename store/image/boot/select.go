@@ -26,25 +26,28 @@ type Choice struct {
 	Trial     bool   // it is on trial
 	TriesLeft int    // of the trial, after this one
 	Failed    string // id of the trial that is given up with this boot, or empty
-	Problem   error  // why the record could not be read, or what was decided not be written; then it is never a trial
+	Problem   error  // why the record could not be read, or what was decided not be written; then it is a trial only when nothing else is there, or a boot loader chose it
 }
 
 // Select is what starts a machine asks: which tree of the image shall be entered? It takes one try away from a trial before it says the trial's
 // tree, durably; a trial without tries left has failed. When that cannot be written, or somebody has the image, it says the live tree, and the choice
-// says the problem. Without a sound record, it says what current points at. It says no tree that is not there; when there is
+// says the problem. Only when there is no other tree, the trial is said also without a try. Without a sound record, it says what current points at. It says no tree that is not there; when there is
 // none, the error has [ErrNothing] in its chain.
-func Select(dir string) (Choice, error) { return selectHook(dir, true, nil, ID()) }
+//
+// entry is the deployment that a boot loader has chosen, as an entry of the Boot Loader Specification says in the kernel's command line; empty: there is no such
+// loader. What the loader chose is said, on trial or not, unless it is not there or has failed: the loader has counted the try.
+func Select(dir, entry string) (Choice, error) { return selectHook(dir, entry, true, nil, ID()) }
 
 // Look says what [Select] would say, and changes nothing.
-func Look(dir string) (Choice, error) { return selectHook(dir, false, nil, ID()) }
+func Look(dir, entry string) (Choice, error) { return selectHook(dir, entry, false, nil, ID()) }
 
-func selectHook(dir string, write bool, h hook, boot string) (Choice, error) {
+func selectHook(dir, entry string, write bool, h hook, boot string) (Choice, error) {
 	p, err := openPlace(dir, h)
 	if err != nil {
 		return Choice{}, fmt.Errorf("choosing what to boot: %w", err)
 	}
 	defer p.f.Close()
-	c := choose(p, write, boot)
+	c := choose(p, entry, write, boot)
 	if c.ID == "" {
 		err := ErrNothing
 		if c.Problem != nil {
@@ -64,23 +67,29 @@ type source interface {
 	current() string    // what the symbolic link names and is there, or empty
 }
 
-func choose(p source, write bool, boot string) Choice {
+func choose(p source, entry string, write bool, boot string) Choice {
 	var problem error
 	if write {
 		problem = p.lock()
 	}
 	r, slot := Read(p)
 	if r.Generation == 0 {
-		return Choice{ID: p.current(), Problem: errors.New("no sound boot record")}
+		c := Choice{ID: p.current(), Problem: errors.New("no sound boot record")}
+		if ValidID(entry) && p.has(entry) {
+			c.ID = entry
+		}
+		return c
 	}
-	next, use := r.Select(p.has, boot)
+	next, use := r.Entered(entry, p.has, boot)
 	if write && problem == nil {
 		problem = replace(p, r, next, slot)
 	}
-	if problem != nil {
-		return Choice{ID: r.Fallback(p.has), Problem: problem}
+	if problem != nil && use != entry {
+		if id := r.Fallback(p.has); id != "" {
+			return Choice{ID: id, Problem: problem}
+		}
 	}
-	c := Choice{ID: use, Trial: next.Trial != "" && use == next.Trial, TriesLeft: next.Tries}
+	c := Choice{ID: use, Problem: problem, Trial: next.Trial != "" && use == next.Trial, TriesLeft: next.Tries}
 	if next.Trial == "" {
 		c.Failed = r.Trial
 	}
@@ -95,8 +104,8 @@ func replace(p source, r, next Record, slot int) error {
 		return nil
 	}
 	now, slot := Read(p)
-	if now.InTrial(next.BootID) {
-		now.Booted, now.Generation = r.Fallback(p.has), now.Generation+1
+	if live := r.Fallback(p.has); live != "" && now.InTrial(next.BootID) {
+		now.Booted, now.Generation = live, now.Generation+1
 		err = errors.Join(err, Write(p, 1-slot, now))
 	}
 	return err

@@ -58,10 +58,10 @@ func TestSelect(t *testing.T) {
 	} {
 		want.Tree = dir + "/deploy/" + want.ID
 		before := inForce(t, dir)
-		if got, err := boot.Look(dir); err != nil || got != want || !inForce(t, dir).Same(before) {
+		if got, err := boot.Look(dir, ""); err != nil || got != want || !inForce(t, dir).Same(before) {
 			t.Errorf("look %d: %+v, %v, want %+v", i, got, err, want)
 		}
-		if got, err := boot.Select(dir); err != nil || got != want {
+		if got, err := boot.Select(dir, ""); err != nil || got != want {
 			t.Errorf("boot %d: %+v, %v, want %+v", i, got, err, want)
 		}
 	}
@@ -96,6 +96,9 @@ func TestSelectAlways(t *testing.T) {
 		}, previous, true},
 		{"slot cannot be written", func(dir string) error { return os.Mkdir(dir+"/boot.1", 0o755) }, live, true},
 		{"temporary cannot be removed", func(dir string) error { return os.Mkdir(dir+"/boot.1.tmp", 0o755) }, live, true},
+		{"only the trial there, slot cannot be written", func(dir string) error {
+			return errors.Join(os.Remove(dir+"/deploy/"+live), os.Remove(dir+"/deploy/"+previous), os.Mkdir(dir+"/boot.1", 0o755))
+		}, trial, true},
 		{"no deploy", func(dir string) error { return os.RemoveAll(dir + "/deploy") }, "", false},
 		{"no image", os.RemoveAll, "", false},
 		{"no record and no link", func(dir string) error { return errors.Join(os.Remove(dir+"/boot.0"), os.Remove(dir+"/current")) }, "", false},
@@ -104,8 +107,8 @@ func TestSelectAlways(t *testing.T) {
 		imageDir(t, dir, 0, armed(), live, previous, trial)
 		must(t, os.Symlink("deploy/"+previous, dir+"/current")) // behind, so that it shows when it is used
 		must(t, c.break_(dir))
-		got, err := boot.Select(dir)
-		if got.ID != c.want || (err == nil) != (c.want != "") || (got.Problem != nil) != c.warn || got.Trial {
+		got, err := boot.Select(dir, "")
+		if got.ID != c.want || (err == nil) != (c.want != "") || (got.Problem != nil) != c.warn || got.Trial != (got.ID == trial) {
 			t.Errorf("%s: %+v, %v; want %q", c.name, got, err, c.want)
 		}
 	}
@@ -120,9 +123,45 @@ func TestSelectReadOnly(t *testing.T) {
 	must(t, syscall.Mount(dir, dir, "", syscall.MS_BIND, ""))
 	defer syscall.Unmount(dir, syscall.MNT_DETACH)
 	must(t, syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
-	got, err := boot.Select(dir)
+	got, err := boot.Select(dir, "")
 	if err != nil || got.ID != live || !errors.Is(got.Problem, syscall.EROFS) || got.Trial {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// TestSelectEntry: what the boot loader has chosen is entered, also when the record cannot be written.
+func TestSelectEntry(t *testing.T) {
+	failed := armed()
+	failed.Failed = []boot.Failure{{ID: "failed"}}
+	for _, c := range []struct {
+		entry, want string
+		trial       bool
+		left        int
+	}{
+		{trial, trial, true, 1},
+		{live, live, false, 2},
+		{"before-exam", "before-exam", false, 2},
+		{"gone", trial, true, 1},
+		{"failed", trial, true, 1},
+		{"../..", trial, true, 1},
+	} {
+		for _, broken := range []bool{false, true} {
+			dir := t.TempDir()
+			imageDir(t, dir, 0, failed, live, trial, "before-exam", "failed")
+			if broken {
+				must(t, os.Mkdir(dir+"/boot.1", 0o755))
+				if c.entry != c.want {
+					continue // as without a loader
+				}
+			}
+			got, err := boot.Select(dir, c.entry)
+			if err != nil || got.ID != c.want || got.Trial != c.trial || got.TriesLeft != c.left || (got.Problem != nil) != broken {
+				t.Errorf("%+v broken %v: %+v, %v", c, broken, got, err)
+			}
+			if r := inForce(t, dir); !broken && (r.Booted != c.want || r.Tries != c.left) {
+				t.Errorf("%+v: record %+v", c, r)
+			}
+		}
 	}
 }
 
@@ -133,7 +172,7 @@ func TestSelectLocked(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	must(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
-	got, err := boot.Select(dir)
+	got, err := boot.Select(dir, "")
 	if err != nil || got.ID != live || !errors.Is(got.Problem, boot.ErrLocked) || !inForce(t, dir).Same(armed()) {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -167,7 +206,7 @@ func TestSelectFails(t *testing.T) {
 					t.Errorf("%v in %s: %+v, record %+v", errno, failed, c, inForce(t, dir))
 				}
 				for i := 0; ; i++ { // the trial is entered no more than twice afterwards, and the machine starts
-					c, err := boot.Select(dir)
+					c, err := boot.Select(dir, "")
 					must(t, err)
 					if !c.Trial {
 						break
@@ -348,11 +387,17 @@ func TestShell(t *testing.T) {
 			}
 			slot := rapid.IntRange(0, 1).Draw(rt, "slot")
 			one, two := fmt.Sprintf("%s/%s%d", top, shell[0], n), fmt.Sprintf("%s/go%s%d", top, shell[0], n)
+			link := rapid.SampledFrom([]string{r.Live, r.Previous, "x/../y", ""}).Draw(rt, "current")
+			record := r
+			if rapid.IntRange(0, 9).Draw(rt, "no record") == 0 {
+				record = boot.Record{}
+			}
 			for _, dir := range []string{one, two} {
-				imageDir(t, dir, slot, r, trees...)
+				imageDir(t, dir, slot, record, trees...)
+				must(t, os.Symlink("deploy/"+link, dir+"/current"))
 			}
 			out, err := exec.Command(shell[0], append(shell[1:], script, one)...).CombinedOutput()
-			c, wantErr := boot.Select(two)
+			c, wantErr := boot.Select(two, "")
 			if want := strings.Replace(c.Tree, two, one, 1); (err == nil) != (wantErr == nil) || strings.TrimSpace(string(out)) != want {
 				rt.Fatalf("%q says %q, %v; want %q, %v", shell, out, err, want, wantErr)
 			}
