@@ -459,6 +459,7 @@ func flip(b []byte, i int) []byte {
 }
 
 func TestHomeInUse(t *testing.T) {
+	t.Parallel() // it waits
 	m := newMesh(t)
 	l := m.open(t.TempDir())
 	_, err := p2p.Open(p2p.Config{Home: l.home})
@@ -469,8 +470,11 @@ func TestHomeInUse(t *testing.T) {
 	if err := l.Follow("one", img); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Follow("two", img); p2p.CodeOf(err) != p2p.CodeConflict {
+	if err := l.Follow("two", img); err != nil {
 		t.Errorf("two products in one image: %v", err)
+	}
+	if err := l.Follow("three", filepath.Join(img, "deploy", "x")); p2p.CodeOf(err) != p2p.CodeConflict {
+		t.Errorf("an image in an image: %v", err)
 	}
 }
 
@@ -572,5 +576,59 @@ func TestWaitTimesOut(t *testing.T) {
 	var e *p2p.Error
 	if _, err := l.Apply(context.Background(), "lessons"); !errors.As(err, &e) || e.Code != p2p.CodeNotFound {
 		t.Errorf("applying what is not followed: %v", err)
+	}
+}
+
+// A home that cannot be opened is an error, whatever is wrong with it, and can be opened when that is put right.
+func TestOpenBrokenHome(t *testing.T) {
+	for _, name := range []string{"identity", "state.db", "store/blobs"} {
+		home := t.TempDir()
+		broken := filepath.Join(home, name)
+		if err := os.MkdirAll(filepath.Dir(broken), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		plant := func() error { return os.Mkdir(broken, 0o700) }
+		if name == "store/blobs" {
+			plant = func() error { return os.WriteFile(broken, nil, 0o600) }
+		}
+		if err := plant(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := p2p.Open(p2p.Config{Home: home}); err == nil || n != nil {
+			t.Errorf("%s is broken: %v, %v", name, n, err)
+		}
+		if err := os.Remove(broken); err != nil {
+			t.Fatal(err)
+		}
+		n, err := p2p.Open(p2p.Config{Home: home})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Who opens a home and only looks writes nothing to state.db.
+func TestOpenWritesNothing(t *testing.T) {
+	home := t.TempDir()
+	var before []byte
+	for i := range 2 {
+		n, err := p2p.Open(p2p.Config{Home: home})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		now, err := os.ReadFile(filepath.Join(home, "state.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 && !bytes.Equal(now, before) {
+			t.Error("state.db was written to")
+		}
+		before = now
 	}
 }

@@ -36,12 +36,13 @@ import (
 //	history    product, epoch and seq of what was announced from this home → manifest CID
 //	marks      product → epoch, seq and floor: the highest that was ever accepted in the epoch
 //	anew       product → "": a person replaced the trust root, and its live release may be followed by a lower number
-//	meta       "port" → the port of the last run, "count" → the seconds that the home has counted
+//	policies   image directory → ask, auto or never
+//	meta       "hold" → until when nothing is applied; "port" → the port of the last run, "count" → the seconds that the home has counted
 type state struct {
 	db *bolt.DB
 }
 
-var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps", "history", "marks", "anew"}
+var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps", "history", "marks", "anew", "policies"}
 
 func openState(home string) (*state, error) {
 	db, err := bolt.Open(filepath.Join(home, "state.db"), 0o600, &bolt.Options{Timeout: 2 * time.Second})
@@ -49,7 +50,28 @@ func openState(home string) (*state, error) {
 		return nil, fmt.Errorf("opening state.db: %w", err)
 	}
 	s := &state{db}
-	err = db.Update(func(tx *bolt.Tx) error {
+	if err := s.prepare(); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("preparing state.db: %w", err)
+	}
+	return s, nil
+}
+
+// prepare makes the buckets that are missing. When none is, nothing is written: most verbs only look.
+func (s *state) prepare() error {
+	missing := 0
+	s.db.View(func(tx *bolt.Tx) error {
+		for _, b := range buckets {
+			if tx.Bucket([]byte(b)) == nil {
+				missing++
+			}
+		}
+		return nil
+	})
+	if missing == 0 {
+		return nil
+	}
+	return s.db.Update(func(tx *bolt.Tx) error {
 		for _, b := range buckets {
 			if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
 				return err
@@ -57,11 +79,6 @@ func openState(home string) (*state, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		db.Close()
-		return nil, fmt.Errorf("preparing state.db: %w", err)
-	}
-	return s, nil
 }
 
 func (s *state) close() error { return s.db.Close() }
@@ -202,6 +219,12 @@ func (s *state) setComplete(m cid.Cid, whole bool) error {
 		return s.put("complete", m.String(), nil)
 	}
 	return s.delete("complete", m.String())
+}
+
+// getJSON reads what putJSON wrote; false when there is nothing that can be read.
+func (s *state) getJSON(bucket, key string, v any) bool {
+	text, ok := s.get(bucket, key)
+	return ok && json.Unmarshal(text, v) == nil
 }
 
 func (s *state) putJSON(bucket, key string, v any) error {

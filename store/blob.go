@@ -92,7 +92,7 @@ func (s *Store) openBlob(c cid.Cid) (*os.File, int64, error) {
 }
 
 // openRegular opens a file, but neither a link nor a pipe, for reading or, with os.O_RDWR, for writing too.
-func openRegular(root *os.Root, name string, how int) (*os.File, int64, error) {
+func openRegular(root *disk, name string, how int) (*os.File, int64, error) {
 	was, err := root.Lstat(name)
 	if err != nil {
 		return nil, 0, err
@@ -202,12 +202,12 @@ func (s *Store) makeVariant(c cid.Cid, name string, mode uint32) error {
 	if err != nil {
 		return err
 	}
-	err = fill(dst, src)
+	err = s.tmp.fill(dst, temp, src)
 	if err == nil {
-		err = seal(dst, mode)
+		err = s.tmp.seal(dst, temp, mode)
 	}
 	if err == nil {
-		err = dst.Sync()
+		err = s.tmp.sync(dst, temp)
 	}
 	if cerr := dst.Close(); err == nil {
 		err = cerr

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -413,4 +415,36 @@ func killPublish(t *testing.T, dir string, round int) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // it was killed
+}
+
+// TestOrderOfPublish looks at the order of the changes that a power cut must not see in another one.
+func TestOrderOfPublish(t *testing.T) {
+	var mu sync.Mutex
+	var ops []string
+	s, err := store.OpenHook(t.TempDir(), func(op, path string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		ops = append(ops, op+" "+path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	tree := t.TempDir()
+	if err := os.WriteFile(filepath.Join(tree, "file"), []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Publish(context.Background(), tree, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, blob := strings.Join(ops, "\n"), "\nrenaming partial/"
+	first, last := strings.Index(all, "\nsyncing file system of ."), strings.LastIndex(all, "\nsyncing file system of .")
+	if strings.Index(all, blob) < first || strings.LastIndex(all, blob) > last || first < 0 {
+		t.Errorf("blobs get their names between two syncs, and not so:\n%s", all)
+	}
+	if mark := strings.Index(all, "\ncreating manifests/"+r.Manifest.String()); mark < 0 || mark > last {
+		t.Errorf("that it is a manifest is not durable:\n%s", all)
+	}
 }

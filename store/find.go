@@ -88,7 +88,7 @@ func (s *Store) eachFile(ctx context.Context, visit func(blobFileName) error) er
 }
 
 // names lists a directory, sorted. Something that is no directory is empty.
-func names(root *os.Root, dir string) ([]string, error) {
+func names(root *disk, dir string) ([]string, error) {
 	if fi, err := root.Lstat(dir); err != nil || !fi.IsDir() {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (s *Store) findList(c cid.Cid) (*ChunkList, []byte, error) {
 }
 
 // readList reads a chunk list from a file and checks it.
-func readList(root *os.Root, path string, c cid.Cid) (*ChunkList, []byte, error) {
+func readList(root *disk, path string, c cid.Cid) (*ChunkList, []byte, error) {
 	f, size, err := openRegular(root, path, os.O_RDONLY)
 	if err != nil {
 		return nil, nil, err

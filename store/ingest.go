@@ -155,7 +155,8 @@ type large struct {
 	*ingester
 	src   *os.File
 	dst   *os.File
-	whole bool // dst has everything from the beginning, because the file system shares the blocks
+	name  string // of dst, in the session
+	whole bool   // dst has everything from the beginning, because the file system shares the blocks
 	zeros Digest
 
 	mu   sync.Mutex
@@ -178,7 +179,7 @@ func (g *ingester) largeFile(f *os.File, mode uint32, size int64, stable func() 
 	if err != nil {
 		return cid.Undef, noSpace(err)
 	}
-	l := &large{ingester: g, src: f, dst: dst, zeros: zeroChunk()}
+	l := &large{ingester: g, src: f, dst: dst, name: name, zeros: zeroChunk()}
 	c, raw, err := l.store(mode, size, stable, read)
 	if cerr := dst.Close(); err == nil {
 		err = cerr
@@ -195,7 +196,8 @@ func (g *ingester) largeFile(f *os.File, mode uint32, size int64, stable func() 
 
 // store gives the chunk list's bytes when the blob is new and dst is complete, and none when it is here already.
 func (l *large) store(mode uint32, size int64, stable func() error, read func(int)) (cid.Cid, []byte, error) {
-	l.whole = clone(l.dst, l.src) == nil
+	tmp := l.ingester.store.tmp
+	l.whole = tmp.change("cloning", l.name, func() error { return clone(l.dst, l.src) }) == nil
 	from := l.src
 	if l.whole {
 		from = l.dst
@@ -220,7 +222,7 @@ func (l *large) store(mode uint32, size int64, stable func() error, read func(in
 	if err := l.complete(); err != nil {
 		return c, nil, err
 	}
-	if err := seal(l.dst, fileMode(mode)); err != nil {
+	if err := tmp.seal(l.dst, l.name, fileMode(mode)); err != nil {
 		return c, nil, err
 	}
 	// Only now, when nothing can go wrong with the file: others rely on what is claimed.
@@ -289,7 +291,7 @@ func (l *large) take(p piece) {
 	hole := len(p.data) == MaxChunk && d == l.zeros
 	var err error
 	if !l.whole && !known && !hole {
-		_, err = l.dst.WriteAt(p.data, p.off)
+		err = l.ingester.store.tmp.writeAt(l.dst, l.name, p.data, p.off)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -307,7 +309,8 @@ func (l *large) complete() error {
 	if l.whole {
 		return nil
 	}
-	if err := l.dst.Truncate(int64(l.list.Size)); err != nil {
+	tmp := l.ingester.store.tmp
+	if err := tmp.truncate(l.dst, l.name, int64(l.list.Size)); err != nil {
 		return err
 	}
 	buf := make([]byte, MaxChunk)
@@ -320,7 +323,7 @@ func (l *large) complete() error {
 			}
 			return errChanged
 		}
-		if _, err := l.dst.WriteAt(data, int64(c.Offset)); err != nil {
+		if err := tmp.writeAt(l.dst, l.name, data, int64(c.Offset)); err != nil {
 			return err
 		}
 	}

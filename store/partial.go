@@ -81,7 +81,7 @@ func (p *Partial) open() error {
 	}
 	p.file = f
 	if err = flock(f, unix.LOCK_EX|unix.LOCK_NB); err == nil {
-		err = f.Truncate(int64(p.list.Size))
+		err = p.store.root.truncate(f, partPath(p.list.Blob), int64(p.list.Size))
 	}
 	if err == nil {
 		err = p.resume()
@@ -223,7 +223,7 @@ func (p *Partial) writeChunk(i int, data []byte) error {
 	if p.has(i) {
 		return nil // the file may be whole by now, and then nobody may write to it
 	}
-	if _, err := p.file.WriteAt(data, int64(c.Offset)); err != nil {
+	if err := p.store.root.writeAt(p.file, partPath(p.list.Blob), data, int64(c.Offset)); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -286,7 +286,7 @@ func (p *Partial) commit() error {
 	if done {
 		return nil
 	}
-	if err := seal(p.file, fileMode(p.mode)); err != nil {
+	if err := p.store.root.seal(p.file, partPath(p.list.Blob), fileMode(p.mode)); err != nil {
 		return err
 	}
 	c := p.list.Blob

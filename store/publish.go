@@ -168,6 +168,9 @@ func (s *Store) publish(ctx context.Context, tree string, options PublishOptions
 	lost := s.lostCount()
 	r, err := p.run(ctx, tree)
 	if err == nil {
+		err = s.markManifest(r.Manifest)
+	}
+	if err == nil {
 		err = s.Sync()
 	}
 	if err == nil && s.lostCount() != lost {
@@ -175,9 +178,6 @@ func (s *Store) publish(ctx context.Context, tree string, options PublishOptions
 	}
 	if err == nil && options.Policy != nil {
 		err = p.checkAgain(tree, r.Manifest)
-	}
-	if err == nil {
-		err = s.markManifest(r.Manifest)
 	}
 	return r, err
 }
@@ -304,7 +304,7 @@ func (p *publisher) run(ctx context.Context, tree string) (*PublishResult, error
 		err = p.treeError(tree)
 	}
 	if err == nil {
-		err = buffered.Flush()
+		err = p.store.tmp.change("writing", name, buffered.Flush)
 	}
 	if err != nil {
 		return nil, err
@@ -367,13 +367,14 @@ func (p *publisher) finish(lines *manifest.Writer, entries *os.File) (*PublishRe
 	}
 	defer p.store.tmp.Remove(name)
 	defer doc.Close()
-	if _, err := doc.Write(head); err != nil {
+	if err := p.store.tmp.write(doc, name, head); err != nil {
 		return nil, err
 	}
 	if _, err := entries.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
-	if _, err := io.Copy(doc, entries); err != nil {
+	err = p.store.tmp.change("copying", name, func() error { _, err := io.Copy(doc, entries); return err })
+	if err != nil {
 		return nil, err
 	}
 	if _, err := doc.Seek(0, io.SeekStart); err != nil {

@@ -54,9 +54,9 @@ func (s *Store) writeTemp(prefix string, data []byte, mode uint32) (string, erro
 	if err != nil {
 		return "", err
 	}
-	_, err = f.Write(data)
+	err = s.tmp.write(f, name, data)
 	if err == nil {
-		err = seal(f, fileMode(mode))
+		err = s.tmp.seal(f, name, fileMode(mode))
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -141,7 +141,7 @@ func (s *Store) Sync() error {
 }
 
 func (s *Store) writeOut() error {
-	if err := syncFS(s.dirFile); err != nil {
+	if err := s.root.syncFS(s.dirFile); err != nil {
 		return fmt.Errorf("writing the store out: %w", noSpace(err))
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/ipfs/go-cid"
 	"golang.org/x/sys/unix"
@@ -39,9 +40,9 @@ const (
 // have the same directory open.
 type Store struct {
 	dir     string   // absolute, for links from outside
-	root    *os.Root // of the whole directory
-	blobs   *os.Root // below blobs
-	tmp     *os.Root // our session's directory below partial
+	root    *disk    // the whole directory
+	blobs   *disk    // below blobs
+	tmp     *disk    // our session's directory below partial
 	session string   // its path below root
 	dirFile *os.File // the whole directory, for syncfs and statfs
 	lock    *os.File // held for as long as the session's files are ours
@@ -71,26 +72,30 @@ type lostBlobs struct {
 
 // Open opens the store in dir and makes what is missing. What a process that died left behind is put right first: small blobs
 // that it had finished get their names, partial large blobs are kept to be continued, the rest is removed.
-func Open(dir string) (*Store, error) {
+func Open(dir string) (*Store, error) { return open(dir, nil) }
+
+func open(dir string, h Hook) (*Store, error) {
 	s := &Store{syncing: make(chan struct{}, 1), pending: make(map[cid.Cid]pendingBlob), partials: make(map[cid.Cid]*Partial)}
 	s.syncing <- struct{}{}
-	if err := s.open(dir); err != nil {
+	if err := s.open(dir, h); err != nil {
 		s.closeFiles()
 		return nil, fmt.Errorf("opening store %s: %w", dir, noSpace(err))
 	}
 	return s, nil
 }
 
-func (s *Store) open(dir string) (err error) {
+func (s *Store) open(dir string, h Hook) (err error) {
 	if s.dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
-	if s.root, err = os.OpenRoot(s.dir); err != nil {
+	root, err := os.OpenRoot(s.dir)
+	if err != nil {
 		return err
 	}
+	s.root = &disk{root, ".", h}
 	for _, name := range []string{"blobs", "manifests", "partial"} {
 		if err := mkdir(s.root, name); err != nil {
 			return err
@@ -160,7 +165,7 @@ func (s *Store) begin() error {
 }
 
 // mkdir makes a directory unless it is there, and does not take a link for one.
-func mkdir(root *os.Root, name string) error {
+func mkdir(root *disk, name string) error {
 	err := root.Mkdir(name, 0o700)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
@@ -173,7 +178,7 @@ func mkdir(root *os.Root, name string) error {
 }
 
 // lockFile opens a file, making it if need be, and locks it until it is closed.
-func lockFile(root *os.Root, name string, how int) (*os.File, error) {
+func lockFile(root *disk, name string, how int) (*os.File, error) {
 	f, err := openOrMake(root, name)
 	if err != nil {
 		return nil, fmt.Errorf("locking: %w", err)
@@ -187,7 +192,7 @@ func lockFile(root *os.Root, name string, how int) (*os.File, error) {
 
 // openOrMake opens a file for reading and writing, neither through a link nor anything but a file. To make one is tried
 // first, since that never follows a link: [os.Root] follows those that stay inside.
-func openOrMake(root *os.Root, name string) (*os.File, error) {
+func openOrMake(root *disk, name string) (*os.File, error) {
 	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL|largeFile, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		f, _, err = openRegular(root, name, os.O_RDWR)
@@ -214,7 +219,7 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) closeFiles() {
-	for _, r := range []*os.Root{s.root, s.blobs, s.tmp} {
+	for _, r := range []*disk{s.root, s.blobs, s.tmp} {
 		if r != nil {
 			r.Close()
 		}
@@ -323,6 +328,24 @@ func (s *Store) leftover(session string, e fs.DirEntry) (cid.Cid, bool) {
 		return cid.Undef, false
 	}
 	return c, true
+}
+
+// PartialBytes is what parts of blobs take on the disk, in bytes.
+func (s *Store) PartialBytes() (total uint64) {
+	d, err := s.root.Open("partial")
+	if err != nil {
+		return 0
+	}
+	defer d.Close()
+	entries, _ := d.ReadDir(-1)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				total += uint64(st.Blocks) * 512
+			}
+		}
+	}
+	return total
 }
 
 // FreeSpace is what may still be written to the store's disk, in bytes.

@@ -181,7 +181,7 @@ func (s *Store) salvage(path, part string) error {
 	if err != nil {
 		return err
 	}
-	err = fill(dst, src)
+	err = s.tmp.fill(dst, name, src)
 	if cerr := dst.Close(); err == nil {
 		err = cerr
 	}

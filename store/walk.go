@@ -78,7 +78,7 @@ func (p *publisher) drop(d *treeDir) {
 
 // dir visits what is in a directory. It returns only errors that end the walk.
 func (w *walker) dir(ctx context.Context, d *treeDir) error {
-	list, err := names(d.root, ".")
+	list, err := names(&disk{Root: d.root}, ".")
 	if err != nil {
 		w.problem(d.path, err)
 		return nil

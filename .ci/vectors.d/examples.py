@@ -56,8 +56,8 @@ def examples(top, vector):
     yield diagnostic(re.search(r"\{1: 1,.*?\]\}", manifest, re.S)[0]), vector("store/manifest/testdata/example.txt")
     yield half.hex() in manifest, True
 
-    image = (top / "store/image/FORMAT.md").read_text("utf-8")
-    yield boot.record(re.search("```\n(.*?)```", image, re.S)[1].encode()), None
+    record = (top / "store/image/boot/FORMAT.md").read_text("utf-8")
+    yield boot.record(re.search("```\n(.*?)```", record, re.S)[1].encode()), None
 
     stick = (top / "fetch/stick/FORMAT.md").read_text("utf-8")
     yield b"".join(lines(stick, "The shortest pack", "## Conventions")), vector("fetch/stick/testdata/pack-one.txt") + b"x"

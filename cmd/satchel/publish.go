@@ -38,6 +38,9 @@ type publishing struct {
 	recall     bool   // an older release's content
 	asJSON     bool
 	allowEmpty bool
+	minUpdater uint64
+	via        uint64
+	termFlags
 }
 
 // published is "publish --json".
@@ -83,11 +86,17 @@ The private key is used by this process alone. Give --key as often as the trust
 root wants signatures. VERSION is for people; machines go by the number of the
 release (seq), which is the next one unless --seq says more.
 
+Machines keep what people change in the paths given with --config (three-way merge
+into the next deployment), and never touch directories given with --state. What is
+not given is as in the release before. A patch of the range 8xxxxx is bookkeeping:
+only a release without files can name it.
+
 Works with and without a running node; without one, neighbours get the release
 when "satchel up" is started.`, exitOK, exitFailure, exitUsage, exitRefused, exitInUse, exitNotFound, exitInterrupted),
 		Example: `  satchel publish ./lessons --product lessons --version 1 --key school.key
   satchel publish ./os --product xo-os --version 13.2.11 --key os.key --notes "fixes the clock"
-  satchel publish ./fix --product xo-os --version 13.2.12 --key os.key --urgent --expires 7d`,
+  satchel publish ./fix --product xo-os --version 13.2.12 --key os.key --urgent --expires 7d
+  satchel publish ./os --product xo-os --version 14 --key os.key --config etc --state var --state home --patch 124393-02`,
 		Args: exactly("TREE"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
@@ -102,6 +111,9 @@ when "satchel up" is started.`, exitOK, exitFailure, exitUsage, exitRefused, exi
 	f.StringVar(&p.expires, "expires", "", "`TIME` for which the release may be urgent, as 36h or 7d (default for ever)")
 	f.Uint64Var(&p.floor, "floor", 0, "machines may never go below the release `SEQ` again, also not by rollback")
 	f.BoolVar(&p.allowEmpty, "allow-empty", false, "publish a tree without a file: every follower's tree becomes empty")
+	f.Uint64Var(&p.minUpdater, "min-updater", 0, "oldest satchel format `N` that can install it (see \"satchel version\"); older ones say so")
+	f.Uint64Var(&p.via, "via", 0, "older release `SEQ` to install first where satchel is older than --min-updater")
+	p.termFlags.add(cmd)
 	f.BoolVar(&p.urgent, "urgent", false, "may wake sleeping machines, where the trust root allows it")
 	asJSON := jsonFlag(cmd)
 	for _, name := range []string{"product", "version", "key"} {
@@ -215,11 +227,15 @@ func (e *env) publish(ctx context.Context, p *publishing) error {
 			seq = p.seq
 		}
 		may := &manifest.Policy{Setuid: next.MaySetuid, Names: next.MayNames, LinkOut: next.MayLinkOut, Run: next.MayRun}
-		res, err := e.storeTree(ctx, s, p, may, manifest.Header{Product: p.product, Epoch: next.Epoch, Seq: seq, Version: p.version, Notes: p.notes})
+		terms, err := e.termsNow(s, p, next)
 		if err != nil {
 			return err
 		}
-		if res.Files+res.Links == 0 && !p.allowEmpty {
+		res, err := e.storeTree(ctx, s, p, may, manifest.Header{Product: p.product, Epoch: next.Epoch, Seq: seq, Version: p.version, Notes: p.notes, Terms: terms})
+		if err != nil {
+			return err
+		}
+		if res.Files+res.Links == 0 && !p.allowEmpty && next.Class != announce.ClassBookkeeping {
 			return advise(p2p.CodeBadInput, "check the directory, or give --allow-empty to empty every follower's tree",
 				fmt.Errorf("the tree %s has no file in it; nothing was announced", p.tree))
 		}
@@ -309,9 +325,11 @@ func (p *publishing) mayPublish(next p2p.NextRelease) error {
 	return nil
 }
 
+func storeDir(home string) string { return filepath.Join(home, "store") }
+
 // storeTree hashes the tree into the home's store, in this process.
 func (e *env) storeTree(ctx context.Context, s *session, p *publishing, may *manifest.Policy, head manifest.Header) (*store.PublishResult, error) {
-	st, err := store.Open(filepath.Join(s.home, "store"))
+	st, err := store.Open(storeDir(s.home))
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
@@ -345,7 +363,7 @@ func (p *publishing) announce(ctx context.Context, s *session, next p2p.NextRele
 	now := time.Now()
 	a := announce.Announcement{Product: p.product, RootVer: next.RootVersion, Epoch: next.Epoch, Seq: seq, Version: p.version,
 		Manifest: res.Manifest, ManifestSize: res.ManifestSize, TotalSize: res.TotalSize, Issued: now.Unix(), Floor: max(next.Floor, p.floor),
-		Urgent: p.urgent, Recall: p.recall}
+		Urgent: p.urgent, Recall: p.recall, MinUpdater: p.minUpdater, Via: p.via}
 	if p.lasts > 0 {
 		a.Expires = now.Add(p.lasts).Unix()
 	}

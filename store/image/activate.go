@@ -1,70 +1,65 @@
 package image
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"satchel/store/image/boot"
 )
 
-// Activate makes a deployment the live one; the one that was live becomes the previous one. It takes effect at once for
-// whoever opens current anew, and is durable when Activate returns. On an error what was live stays live. To activate what is
-// live changes nothing.
+// Activate makes a deployment the live one; the one that was live becomes the previous one, and nothing is on trial any more. It takes
+// effect at once for whoever opens current anew, and is durable when Activate returns. On an error what was live stays live. To
+// activate what is live changes nothing else.
 func (im *Image) Activate(id string) error {
-	im.changing <- struct{}{}
-	defer func() { <-im.changing }()
-	if err := im.activate(id); err != nil {
-		return fmt.Errorf("activating %s: %w", id, err)
-	}
-	return nil
+	return im.step("activating "+id, func(r boot.Record) (boot.Record, error) {
+		if err := im.need(id); err != nil {
+			return r, err
+		}
+		return r.Activate(id), nil
+	})
 }
 
 // Rollback makes the previous deployment live again, and the live one the previous: a second Rollback undoes the first. It
 // needs no network. The error has [ErrNoPrevious] in its chain when there is none.
 func (im *Image) Rollback() (Deployment, error) {
-	im.changing <- struct{}{}
-	defer func() { <-im.changing }()
-	id := im.record().previous
-	if id == "" {
-		return Deployment{}, fmt.Errorf("rolling back: %w", ErrNoPrevious)
+	err := im.step("rolling back", func(r boot.Record) (boot.Record, error) {
+		if r.Previous != "" {
+			if err := im.need(r.Previous); err != nil {
+				return r, err
+			}
+		}
+		return r.Rollback()
+	})
+	if err != nil {
+		return Deployment{}, err
 	}
-	if err := im.activate(id); err != nil {
-		return Deployment{}, fmt.Errorf("rolling back to %s: %w", id, err)
-	}
-	d, _ := im.load(id)
+	d, _ := im.Live()
 	return d, nil
 }
 
-func (im *Image) activate(id string) error {
-	if err := im.need(id); err != nil {
-		return err
-	}
-	old := im.record()
-	if old.live == id {
-		return im.repairCurrent()
-	}
-	// The link is made first: when the disk is full, this fails before anything counts.
-	if err := im.prepareCurrent(id); err != nil {
-		return err
-	}
-	next := old
-	next.live, next.previous = id, old.live
-	err := im.commit(next)
-	if err == nil {
-		err = im.switchCurrent()
-	}
-	if err != nil {
-		return errors.Join(err, im.revert(old))
-	}
-	_ = im.markLived(id) // Open does it otherwise
-	return nil
+// Reject goes back from the live deployment, which was activated a moment ago and turned out bad: what was live before is live again,
+// with before, an id or empty, as the previous one, and the bad one is in [Image.Failed]. The error has [ErrNoPrevious] in its
+// chain when there is nothing to go back to.
+func (im *Image) Reject(before, why string) error {
+	return im.step("going back", func(r boot.Record) (boot.Record, error) {
+		if r.Previous != "" {
+			if err := im.need(r.Previous); err != nil {
+				return r, err
+			}
+		}
+		if there, err := im.has(before); err != nil || !there {
+			before = ""
+		}
+		return r.Reject(before, why)
+	})
 }
 
 // revert puts an older record in force again, after an error.
-func (im *Image) revert(old record) error {
+func (im *Image) revert(old boot.Record) error {
 	im.root.unlink(currentName + tmpSuffix)
-	if now := im.record(); now.live == old.live && now.previous == old.previous {
+	if im.record().Same(old) {
 		return nil
 	}
 	if err := im.commit(old); err != nil {
@@ -73,16 +68,15 @@ func (im *Image) revert(old record) error {
 	return im.repairCurrent()
 }
 
-// commit writes a record into the slot that is not in force, by rename: from then on it is. The generation is set here.
-func (im *Image) commit(r record) error {
+// commit writes a record into the slot that is not in force: from then on it is. The generation is set here.
+func (im *Image) commit(r boot.Record) error {
 	im.mu.Lock()
-	r.generation = im.boot.generation + 1
+	r.Generation = im.boot.Generation + 1
 	slot := 1 - im.slot
 	im.mu.Unlock()
-	err := im.writeSlot(slotName(slot), r.encode())
-	if err != nil {
+	if err := boot.Write(bootDisk{im.root}, slot, r); err != nil {
 		im.readSlots() // it may or may not have got there
-		return fmt.Errorf("writing boot record: %w", err)
+		return err
 	}
 	im.mu.Lock()
 	defer im.mu.Unlock()
@@ -90,50 +84,21 @@ func (im *Image) commit(r record) error {
 	return nil
 }
 
-// writeSlot makes these system calls: openat O_EXCL, write, fsync, close, renameat, fsync of the image directory. After an
-// fsync that gave an error the file is discarded, never synced again: the second call would lie.
-func (im *Image) writeSlot(name string, text []byte) error {
-	tmp := name + tmpSuffix
-	if err := im.root.unlink(tmp); err != nil {
-		return err
-	}
-	if err := im.root.writeFile(tmp, text, 0o644); err != nil {
-		im.root.unlink(tmp)
-		return err
-	}
-	if err := im.root.rename(tmp, im.root, name); err != nil {
-		im.root.unlink(tmp)
-		return err
-	}
-	return im.root.sync()
-}
-
-// readSlots puts the sound record with the highest generation in force. A slot that cannot be read counts as empty.
 func (im *Image) readSlots() {
-	var best record
-	in := 1
-	for slot := range 2 {
-		text, err := im.root.readFile(slotName(slot), maxRecord)
-		if err != nil {
-			continue
-		}
-		if r, err := parseRecord(text); err == nil && r.generation > best.generation {
-			best, in = r, slot
-		}
-	}
+	r, slot := boot.Read(bootDisk{im.root})
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	im.boot, im.slot = best, in
+	im.boot, im.slot = r, slot
 }
 
 // reconcile makes the record name only deployments that are there.
 func (im *Image) reconcile() error {
 	old := im.record()
 	next := old
-	if next.generation == 0 {
-		next.live = im.adopt()
+	if next.Generation == 0 {
+		next.Live = im.adopt()
 	}
-	for _, id := range []*string{&next.live, &next.previous} {
+	for _, id := range []*string{&next.Live, &next.Previous, &next.Trial, &next.Booted} {
 		if *id == "" {
 			continue
 		}
@@ -145,10 +110,16 @@ func (im *Image) reconcile() error {
 			*id = ""
 		}
 	}
-	if next.live == "" {
-		next.live, next.previous = next.previous, ""
+	if next.Live == "" {
+		next.Live, next.Previous = next.Previous, ""
 	}
-	if next == old {
+	if next.Trial == "" {
+		next = next.Unarm()
+	}
+	if next.Booted == "" {
+		next.BootID = ""
+	}
+	if next.Same(old) {
 		return nil
 	}
 	return im.commit(next)
@@ -173,7 +144,7 @@ func (im *Image) repairCurrent() error {
 	if err != nil {
 		return err
 	}
-	live, now := im.record().live, ""
+	live, now := im.record().Live, ""
 	if kind == unix.S_IFLNK {
 		if now, err = im.root.readlink(currentName); err != nil {
 			return err

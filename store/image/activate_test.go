@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"satchel/store/image"
+	"satchel/store/image/boot"
 	"satchel/store/manifest"
 )
 
@@ -64,12 +65,12 @@ func TestActivateAndRollback(t *testing.T) {
 func TestKeepsUnknownLines(t *testing.T) {
 	dir, b := tempDir(t), newBlobs(t)
 	r, m := release(t, b, 1, small("x"))
-	must(t, os.WriteFile(dir+"/boot.1", image.PrintRecord(41, "", "", "floor 7\n"), 0o644))
+	must(t, os.WriteFile(dir+"/boot.1", boot.Record{Generation: 41, More: "floor 7\n"}.Encode(), 0o644))
 	im := open(t, dir)
 	must(t, im.Activate(stage(t, im, r, m, b)))
 	text, err := os.ReadFile(dir + "/boot.0")
 	must(t, err)
-	if want := image.PrintRecord(42, r.ID(), "", "floor 7\n"); string(text) != string(want) {
+	if want := (boot.Record{Generation: 42, Live: r.ID(), More: "floor 7\n"}).Encode(); string(text) != string(want) {
 		t.Errorf("record is\n%s", text)
 	}
 }

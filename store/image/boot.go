@@ -1,140 +1,177 @@
 package image
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"math"
-	"strconv"
-	"strings"
+
+	"satchel/store/image/boot"
 )
 
-// record is the boot record, in the form of FORMAT.md:
-//
-//	satchel boot 1
-//	generation 7
-//	live lessons.maths-1-42-x7k2mzqa
-//	previous lessons.maths-1-41-b5qdvo3e
-//	sha256 <of all bytes above, in hexadecimal>
-type record struct {
-	generation uint64 // grows by one with each change; 0 when there is no record
-	live       string // id, or empty
-	previous   string // id, or empty
-	more       string // whole lines that this version does not know, kept as they are
+// bootDisk is the image directory as the package boot wants it.
+type bootDisk struct{ d *dir }
+
+func (b bootDisk) ReadFile(name string, limit int64) ([]byte, error) {
+	return b.d.readFile(name, limit)
 }
+func (b bootDisk) WriteFile(name string, text []byte) error { return b.d.writeFile(name, text, 0o644) }
+func (b bootDisk) Rename(from, to string) error             { return b.d.rename(from, b.d, to) }
+func (b bootDisk) Remove(name string) error                 { return b.d.unlink(name) }
+func (b bootDisk) Sync() error                              { return b.d.sync() }
 
-const (
-	recordMagic   = "satchel boot 1\n"
-	maxRecord     = 4096 // bytes
-	maxGeneration = math.MaxInt64
-)
+// DefaultTries is how often a trial is entered when nobody says otherwise.
+const DefaultTries = 3
 
-// encode prints the record.
-func (r record) encode() []byte {
-	body := fmt.Sprintf("%sgeneration %d\nlive %s\nprevious %s\n%s",
-		recordMagic, r.generation, orDash(r.live), orDash(r.previous), r.more)
-	sum := sha256.Sum256([]byte(body))
-	return []byte(body + "sha256 " + hex.EncodeToString(sum[:]) + "\n")
-}
-
-func orDash(id string) string {
-	if id == "" {
-		return "-"
-	}
-	return id
-}
-
-// parseRecord reads what encode prints and nothing else.
-func parseRecord(b []byte) (record, error) {
-	r, err := parseBody(string(b))
-	if err != nil {
-		return record{}, fmt.Errorf("reading boot record: %w", err)
-	}
-	return r, nil
-}
-
-func parseBody(s string) (r record, err error) {
-	if len(s) > maxRecord {
-		return r, fmt.Errorf("%d bytes, limit is %d", len(s), maxRecord)
-	}
-	at := strings.LastIndex(s, "\nsha256 ") + 1
-	if at == 0 || !strings.HasPrefix(s, recordMagic) {
-		return r, errors.New("not a boot record")
-	}
-	body, sum := s[:at], sha256.Sum256([]byte(s[:at]))
-	if s[at:] != "sha256 "+hex.EncodeToString(sum[:])+"\n" {
-		return r, errors.New("wrong checksum")
-	}
-	rest := body[len(recordMagic):]
-	if r.generation, err = takeGeneration(&rest); err != nil {
-		return r, err
-	}
-	if r.live, err = takeID(&rest, "live"); err != nil {
-		return r, err
-	}
-	if r.previous, err = takeID(&rest, "previous"); err != nil {
-		return r, err
-	}
-	r.more = rest
-	return r, checkMore(rest)
-}
-
-// take cuts the line "key value" off the front.
-func take(rest *string, key string) (string, error) {
-	line, after, ok := strings.Cut(*rest, "\n")
-	value, found := strings.CutPrefix(line, key+" ")
-	if !ok || !found {
-		return "", fmt.Errorf("no %q where it should be", key)
-	}
-	*rest = after
-	return value, nil
-}
-
-func takeGeneration(rest *string) (uint64, error) {
-	s, err := take(rest, "generation")
-	if err != nil {
-		return 0, err
-	}
-	n, ok := parseNumber(s)
-	if !ok || n == 0 || n > maxGeneration {
-		return 0, fmt.Errorf("generation %q", s)
-	}
-	return n, nil
-}
-
-func takeID(rest *string, key string) (string, error) {
-	s, err := take(rest, key)
-	if err != nil || s == "-" {
-		return "", err
-	}
-	if _, err := parseID(s); err != nil {
-		return "", err
-	}
-	return s, nil
-}
-
-// checkMore makes sure that lines of later versions look like lines, and say nothing that is said above.
-func checkMore(more string) error {
-	for line := range strings.Lines(more) {
-		key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		if !ok || key == "" || value == "" || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz-") != "" || !printable(value) {
-			return fmt.Errorf("line %q", line)
+// Arm puts a deployment on trial: whatever starts the machine enters it at the next boots, at most tries times, 1 to
+// [boot.MaxTries], until [Image.Confirm] or [Image.Fail]. What is live stays live, and another trial is given up. It refuses, with
+// [boot.ErrFailed], what failed before; see [Image.Forgive]. To arm what is live only gives up the trial.
+func (im *Image) Arm(id string, tries int) error {
+	return im.step("arming "+id, func(r boot.Record) (boot.Record, error) {
+		if err := im.need(id); err != nil {
+			return r, err
 		}
-		switch key {
-		case "generation", "live", "previous", "sha256":
-			return fmt.Errorf("%q twice", key)
+		return r.Arm(id, tries)
+	})
+}
+
+// Unarm gives up the trial without calling it failed. When nothing is on trial, there is nothing to do.
+func (im *Image) Unarm() error {
+	return im.step("giving up the trial", func(r boot.Record) (boot.Record, error) { return r.Unarm(), nil })
+}
+
+// Confirm makes the trial live, when the machine runs it; otherwise the error has [boot.ErrNotBooted] in its chain. It gives what is
+// live afterwards. When nothing is on trial, nothing changes.
+func (im *Image) Confirm() (Deployment, error) {
+	err := im.step("confirming the trial", func(r boot.Record) (boot.Record, error) { return r.Confirm(im.bootID()) })
+	if err != nil {
+		return Deployment{}, err
+	}
+	d, _ := im.Live()
+	return d, nil
+}
+
+// Fail ends the trial: the live deployment is used at the next boot, and the trial is remembered as failed, with a reason for people.
+// The error has [boot.ErrNoTrial] in its chain when nothing is on trial.
+func (im *Image) Fail(why string) error {
+	return im.step("ending the trial", func(r boot.Record) (boot.Record, error) { return r.Fail(why) })
+}
+
+// Forgive forgets that a deployment failed, so that it may be armed again.
+func (im *Image) Forgive(id string) error {
+	return im.step("forgiving "+id, func(r boot.Record) (boot.Record, error) { return r.Forgive(id), nil })
+}
+
+// SetFloor raises the oldest release of a product that may be installed here; a lower floor than there is changes nothing. Floors are
+// in the boot record so that they outlive everything else. The error has [boot.ErrFull] in its chain beyond [boot.MaxFloors] products.
+func (im *Image) SetFloor(product string, epoch, seq uint64) error {
+	return im.step("setting the floor of "+product, func(r boot.Record) (boot.Record, error) {
+		return r.SetFloor(boot.Floor{Product: product, Epoch: epoch, Seq: seq})
+	})
+}
+
+// Floors gives the floors, sorted by product.
+func (im *Image) Floors() []boot.Floor { return im.record().Floors }
+
+// RollbackAtBoot has the next boot use another deployment than this one: when there is a trial, it is given up, and called failed when
+// the machine runs it; otherwise the previous deployment is put on trial. It gives what the next boot uses. The error has
+// [ErrNoPrevious] in its chain when there is none, and [boot.ErrFailed] when that failed before.
+func (im *Image) RollbackAtBoot(tries int) (Deployment, error) {
+	var next string
+	err := im.step("rolling back at the next boot", func(r boot.Record) (boot.Record, error) {
+		next = r.Live
+		switch {
+		case r.InTrial(im.bootID()):
+			return r.Fail("rolled back by hand")
+		case r.Trial != "":
+			return r.Unarm(), nil
+		case r.Previous == "":
+			return r, ErrNoPrevious
 		}
+		next = r.Previous
+		return r.Arm(next, tries)
+	})
+	if err != nil {
+		return Deployment{}, err
+	}
+	d, _ := im.named(next)
+	return d, nil
+}
+
+// Trial is the deployment that is on trial, armed or entered already. It is false when there is none.
+func (im *Image) Trial() (Deployment, bool) { return im.named(im.record().Trial) }
+
+// Tries is how often the trial may still be entered.
+func (im *Image) Tries() int { return im.record().Tries }
+
+// InTrial says whether this machine runs the trial, so that [Image.Confirm] may make it live.
+func (im *Image) InTrial() bool { return im.record().InTrial(im.bootID()) }
+
+// Booted is the deployment that this machine was started with. It is false when it was started without asking this image's record, or when the record is
+// of an earlier boot.
+func (im *Image) Booted() (Deployment, bool) {
+	r := im.record()
+	if !r.ThisBoot(im.bootID()) {
+		return Deployment{}, false
+	}
+	return im.named(r.Booted)
+}
+
+// Failed gives the ids of the deployments that were tried and failed, newest last. They may be gone.
+func (im *Image) Failed() []string {
+	var ids []string
+	for _, f := range im.record().Failed {
+		ids = append(ids, f.ID)
+	}
+	return ids
+}
+
+// WhyFailed is why a deployment failed, for people; empty when it did not, or nobody said.
+func (im *Image) WhyFailed(id string) string {
+	for _, f := range im.record().Failed {
+		if f.ID == id {
+			return f.Why
+		}
+	}
+	return ""
+}
+
+// step takes the boot record one step further. On an error what was in force stays so.
+func (im *Image) step(what string, next func(boot.Record) (boot.Record, error)) error {
+	im.changing <- struct{}{}
+	defer func() { <-im.changing }()
+	r, err := next(im.record())
+	if err == nil {
+		err = im.put(r)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
 }
 
-func printable(s string) bool {
-	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0
-}
-
-// parseNumber reads a decimal number that has only one form.
-func parseNumber(s string) (uint64, bool) {
-	n, err := strconv.ParseUint(s, 10, 64)
-	return n, err == nil && strconv.FormatUint(n, 10) == s
+// put makes a record the one in force, and has current follow it.
+func (im *Image) put(next boot.Record) error {
+	old := im.record()
+	if next.Same(old) {
+		// What we read may have been renamed, but not synced, before a crash.
+		return errors.Join(im.repairCurrent(), im.root.sync())
+	}
+	if next.Live == old.Live {
+		if err := im.commit(next); err != nil {
+			return errors.Join(err, im.revert(old))
+		}
+		return nil
+	}
+	// The link is made first: when the disk is full, this fails before anything counts.
+	if err := im.prepareCurrent(next.Live); err != nil {
+		return err
+	}
+	err := im.commit(next)
+	if err == nil {
+		err = im.switchCurrent()
+	}
+	if err != nil {
+		return errors.Join(err, im.revert(old))
+	}
+	_ = im.markLived(next.Live) // Open does it otherwise
+	return nil
 }

@@ -164,12 +164,11 @@ func TestPatches(t *testing.T) {
 	two.Manifest.Terms.Patches = []string{"100000-01", "912345-02"}
 	d := stageParts(t, im, b, one, two)
 	want := []string{"100000-01", "800001-01", "912345-02"}
-	if got, err := d.Patches(b); err != nil || !slices.Equal(got, want) {
-		t.Errorf("patches %q, %v", got, err)
+	if !slices.Equal(d.Patches, want) {
+		t.Errorf("patches %q", d.Patches)
 	}
-	delete(b.docs, two.Release.Manifest)
-	if _, err := d.Patches(b); err == nil {
-		t.Error("patches of a manifest that is not there")
+	if list, err := im.List(); err != nil || len(list) != 1 || !slices.Equal(list[0].Patches, want) {
+		t.Errorf("read again they are %+v, %v", list, err)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"satchel/store"
+	"satchel/store/image/boot"
 	"satchel/store/manifest"
 )
 
@@ -37,6 +38,7 @@ type Deployment struct {
 	Releases []Release // what it is composed of, sorted by product; none when that is not known
 	Created  time.Time // when it was staged, by this machine's clock, in whole seconds UTC; zero when unknown
 	Pinned   bool      // [Image.Prune] keeps it
+	Patches  []string  // ids of the patches that are in it, as its releases say; sorted
 	From     string    // the deployment whose local changes were carried over; empty when none were
 	Local    []Local   // what of the person's was carried over into it, sorted by path
 
@@ -122,8 +124,8 @@ func parseReleaseID(id string) (Release, bool) {
 	if n < 4 || len(parts[n-1]) != shortLen || strings.Trim(parts[n-1], base32Digits) != "" {
 		return Release{}, false
 	}
-	epoch, ok1 := parseNumber(parts[n-3])
-	seq, ok2 := parseNumber(parts[n-2])
+	epoch, ok1 := boot.ParseNumber(parts[n-3])
+	seq, ok2 := boot.ParseNumber(parts[n-2])
 	r := Release{Product: strings.Join(parts[:n-3], "-"), Epoch: epoch, Seq: seq}
 	return r, ok1 && ok2 && manifest.CheckHeader(&manifest.Header{Product: r.Product}) == nil
 }
@@ -133,7 +135,7 @@ func isSetID(id string) bool {
 	if len(parts) != 3 || parts[0] != "set" || len(parts[2]) != shortLen || strings.Trim(parts[2], base32Digits) != "" {
 		return false
 	}
-	n, ok := parseNumber(parts[1])
+	n, ok := boot.ParseNumber(parts[1])
 	return ok && n > 1
 }
 
@@ -168,6 +170,7 @@ type info struct {
 	Created  time.Time     `toml:"created"`
 	Number   int64         `toml:"number"`
 	Pinned   bool          `toml:"pinned,omitempty"`
+	Patches  []string      `toml:"patches,omitempty"`
 	Lived    bool          `toml:"lived,omitempty"`
 	From     string        `toml:"from,omitempty"`
 	Config   []string      `toml:"config,omitempty"`
@@ -208,7 +211,7 @@ func (im *Image) writeInfo(d Deployment) (err error) {
 
 // encode prints the file beside the tree. Names on a disk may be no text; what is not is shown by a replacement character.
 func (d *Deployment) encode() ([]byte, error) {
-	i := info{Created: d.Created, Number: d.number, Pinned: d.Pinned, Lived: d.lived, From: d.From, Config: d.config, Seen: d.seen}
+	i := info{Created: d.Created, Number: d.number, Pinned: d.Pinned, Patches: d.Patches, Lived: d.lived, From: d.From, Config: d.config, Seen: d.seen}
 	for _, r := range d.Releases {
 		i.Releases = append(i.Releases, infoRelease{r.ID(), r.Version, r.Manifest.String()})
 	}
@@ -275,7 +278,7 @@ func parseInfo(id string, text []byte) (Deployment, error) {
 	if err := toml.Unmarshal(text, &i); err != nil {
 		return Deployment{}, err
 	}
-	d := Deployment{ID: id, Created: i.Created.UTC().Truncate(time.Second), Pinned: i.Pinned, From: i.From,
+	d := Deployment{ID: id, Created: i.Created.UTC().Truncate(time.Second), Pinned: i.Pinned, Patches: i.Patches, From: i.From,
 		config: i.Config, seen: i.Seen, lived: i.Lived, number: i.Number}
 	for _, path := range d.config {
 		if err := manifest.CheckPath(path); err != nil {
@@ -328,10 +331,10 @@ func (im *Image) need(id string) error {
 }
 
 // Live is the deployment in force. It is false when nothing was activated yet.
-func (im *Image) Live() (Deployment, bool) { return im.named(im.record().live) }
+func (im *Image) Live() (Deployment, bool) { return im.named(im.record().Live) }
 
 // Previous is the deployment that [Image.Rollback] goes back to. It is false when there is none.
-func (im *Image) Previous() (Deployment, bool) { return im.named(im.record().previous) }
+func (im *Image) Previous() (Deployment, bool) { return im.named(im.record().Previous) }
 
 func (im *Image) named(id string) (Deployment, bool) {
 	if id == "" {

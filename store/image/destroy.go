@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Destroy removes a deployment. It refuses, with [ErrInUse], the live and the previous one. A crash in the middle leaves
+// Destroy removes a deployment. It refuses, with [ErrInUse], the live and the previous one, the one on trial and the one that
+// the machine runs. A crash in the middle leaves
 // the deployment whole or gone; [Open] removes the rest.
 func (im *Image) Destroy(id string) error {
 	err := im.detach(id)
@@ -27,8 +28,8 @@ func (im *Image) detach(id string) error {
 	if err := im.need(id); err != nil {
 		return err
 	}
-	if r := im.record(); id == r.live || id == r.previous {
-		return fmt.Errorf("%w: it is the live or the previous one", ErrInUse)
+	if r := im.record(); id == r.Live || id == r.Previous || id == r.Trial || id == r.Booted {
+		return fmt.Errorf("%w: it is live, the previous one, on trial, or running", ErrInUse)
 	}
 	im.mu.Lock()
 	source := im.source
@@ -51,7 +52,7 @@ type Keep struct {
 	Days int // those staged in that many days, by this machine's clock
 }
 
-// Prune removes deployments; the live one, the previous one and the pinned ones are always kept. It gives the ids of those
+// Prune removes deployments; those that Destroy refuses and the pinned ones are always kept. It gives the ids of those
 // that it removed, also when it stopped at an error. While a deployment is being made nothing is removed: the error is [ErrBusy].
 func (im *Image) Prune(keep Keep) ([]string, error) {
 	select {

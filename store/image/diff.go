@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -192,18 +191,4 @@ func (f *differ) below(a, b *dir, name, path string, one, two *unix.Stat_t) (err
 		return nil
 	}
 	return f.dirs(subs[0], subs[1], path+"/")
-}
-
-// Patches gives the ids of the patches that the deployment's releases contain, sorted, each once. The manifests come from b.
-func (d Deployment) Patches(b Blobs) ([]string, error) {
-	parts, err := d.parts(b)
-	if err != nil {
-		return nil, fmt.Errorf("listing the patches of %s: %w", d.ID, err)
-	}
-	var all []string
-	for _, p := range parts {
-		all = append(all, p.Manifest.Terms.Patches...)
-	}
-	slices.SortFunc(all, strings.Compare)
-	return slices.Compact(all), nil
 }

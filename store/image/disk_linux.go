@@ -24,9 +24,9 @@ type dir struct {
 
 // hook is asked before each change, in tests; its error takes the place of the change. With errSkip the change is left
 // out, and counts as done.
-type hook func(op, path string) error
+type hook = store.Hook
 
-var errSkip = errors.New("skip")
+var errSkip = store.ErrSkip
 
 // openTop opens the image directory itself, the only one that is named by a path.
 func openTop(name string, h hook) (*dir, error) {

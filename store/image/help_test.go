@@ -39,13 +39,18 @@ func blobsIn(dir string) *blobs {
 	return &blobs{dir: dir, content: map[cid.Cid][]byte{}, docs: map[cid.Cid]*manifest.Manifest{}}
 }
 
-func blobCID(data []byte) cid.Cid {
+func chunkList(data []byte) store.ChunkList {
 	list := store.ChunkList{Size: uint64(len(data))}
 	for off := 0; off < len(data); {
 		n := store.Cut(data[off:])
 		list.Chunks = append(list.Chunks, store.Chunk{Offset: uint64(off), Size: uint32(n), Digest: store.Sum(data[off : off+n])})
 		off += n
 	}
+	return list
+}
+
+func blobCID(data []byte) cid.Cid {
+	list := chunkList(data)
 	if len(list.Chunks) < 2 {
 		return store.RawCID(store.Sum(data))
 	}

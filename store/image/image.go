@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"satchel/store/image/boot"
 )
 
 var (
@@ -20,8 +22,8 @@ var (
 	// ErrNotFound is in the errors of methods that are given an id that no deployment has.
 	ErrNotFound = errors.New("no such deployment")
 	// ErrNoPrevious is in the error of [Image.Rollback] when there is nothing to go back to.
-	ErrNoPrevious = errors.New("no previous deployment")
-	// ErrInUse is in the error of [Image.Destroy] when the deployment is live or is the previous one.
+	ErrNoPrevious = boot.ErrNoPrevious
+	// ErrInUse is in the error of [Image.Destroy] when the deployment is live, the previous one, on trial, or running.
 	ErrInUse = errors.New("deployment is in use")
 	// ErrBusy is in the error of [Image.Prune] while a deployment is being made or repaired.
 	ErrBusy = errors.New("a deployment is being made")
@@ -36,8 +38,6 @@ const (
 	fixSuffix   = ".fix.tmp"  // replacements for entries of a deployment
 )
 
-func slotName(slot int) string { return fmt.Sprintf("boot.%d", slot) }
-
 // Image is an open image directory. Its methods may be called by several goroutines: [Image.Stage] and [Image.Repair] wait
 // for each other, and so do the methods that change what is live or remove deployments; those run while a clone is built.
 type Image struct {
@@ -48,9 +48,11 @@ type Image struct {
 	building chan struct{} // holds a token while a clone or replacements are built
 	changing chan struct{} // holds a token while the boot record or the names of deployments change
 
-	mu   sync.Mutex // not held during I/O
-	boot record     // in force
-	slot int        // that holds it
+	mu   sync.Mutex  // not held during I/O
+	boot boot.Record // in force
+	slot int         // that holds it
+
+	bootID func() string // the kernel's name for this boot
 
 	source string // id of the deployment that another is made from, or empty; under mu
 
@@ -83,7 +85,7 @@ func prepare(name string, h hook) (*Image, error) {
 	if err := os.MkdirAll(abs, 0o755); err != nil {
 		return nil, err
 	}
-	im := &Image{dir: abs, building: make(chan struct{}, 1), changing: make(chan struct{}, 1)}
+	im := &Image{dir: abs, building: make(chan struct{}, 1), changing: make(chan struct{}, 1), bootID: boot.ID}
 	if im.root, err = openTop(abs, h); err != nil {
 		return nil, err
 	}
@@ -132,8 +134,8 @@ func (im *Image) checkNames() error {
 	}{
 		{deployName, unix.S_IFDIR, "a directory"},
 		{currentName, unix.S_IFLNK, "a symbolic link"},
-		{slotName(0), unix.S_IFREG, "a file"},
-		{slotName(1), unix.S_IFREG, "a file"},
+		{boot.SlotName(0), unix.S_IFREG, "a file"},
+		{boot.SlotName(1), unix.S_IFREG, "a file"},
 	} {
 		kind, err := im.root.kind(want.name)
 		if err != nil {
@@ -184,7 +186,7 @@ func (im *Image) Close() error {
 
 // recover brings the directory to a state that a completed operation leaves.
 func (im *Image) recover() error {
-	for _, name := range []string{slotName(0), slotName(1), currentName} {
+	for _, name := range []string{boot.SlotName(0), boot.SlotName(1), currentName} {
 		if kind, err := im.root.kind(name + tmpSuffix); err != nil || kind == 0 {
 			continue
 		}
@@ -202,7 +204,7 @@ func (im *Image) recover() error {
 	if err := im.repairCurrent(); err != nil {
 		return err
 	}
-	return im.markLived(im.record().live)
+	return im.markLived(im.record().Live)
 }
 
 // removeLeftovers removes clones, half-removed deployments, and descriptions of trees that never came.
@@ -255,7 +257,7 @@ func acquire(ctx context.Context, token chan struct{}) error {
 	}
 }
 
-func (im *Image) record() record {
+func (im *Image) record() boot.Record {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	return im.boot

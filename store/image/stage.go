@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -152,7 +153,10 @@ func (im *Image) next(parts []Part) (Deployment, error) {
 	d := Deployment{Created: time.Now().UTC().Truncate(time.Second), number: number}
 	for _, p := range parts {
 		d.Releases = append(d.Releases, p.Release)
+		d.Patches = append(d.Patches, p.Manifest.Terms.Patches...)
 	}
+	slices.Sort(d.Patches)
+	d.Patches = slices.Compact(d.Patches)
 	d.ID = idOf(d.Releases)
 	return d, nil
 }
