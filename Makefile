@@ -3,9 +3,10 @@ GO       ?= go
 VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS   = -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
+STATES   ?= 10000
 PKGS      = ./...
 
-.PHONY: build test check lint fuzz bench demo boot-demo clean tools
+.PHONY: build test check lint fuzz bench crash demo boot-demo clean tools
 
 build: ## bin/satchel, and bin/boot-select for an initramfs
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/satchel ./cmd/satchel
@@ -25,6 +26,9 @@ tools: ## what the tests need beyond Go; says what is skipped when it cannot be 
 
 fuzz: ## every fuzz target for FUZZTIME each
 	.ci/fuzz $(FUZZTIME)
+
+crash: tools ## STATES power cuts on four file systems, and a fault at every system call of an update: tables
+	.ci/crash $(STATES)
 
 bench: ## each benchmark once; ratios against cp and bare streams are in the same run
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m $(PKGS)

@@ -418,9 +418,11 @@ type switched struct {
 // switchTo makes a staged deployment live, or arms it for the next boot when a system is in it. Content that fails its health
 // checks is left again, and remembered.
 func (n *Node) switchTo(ctx context.Context, p *place, d image.Deployment) (out switched, err error) {
-	var system bool
-	var dirs []string
-	n.do(func() { system, dirs = n.system(d.Releases), n.healthDirs(p, d) })
+	system := false
+	n.do(func() { system = n.system(d.Releases) })
+	if d, err = p.img.Refresh(ctx, d.ID, n.store); err != nil { // the person may have changed something since
+		return out, imageError(p.dir, err)
+	}
 	if system {
 		if err := p.img.Arm(d.ID, bootTries); err != nil {
 			return out, fmt.Errorf("arming %s: %w", d.ID, imageError(p.dir, err))
@@ -436,7 +438,7 @@ func (n *Node) switchTo(ctx context.Context, p *place, d image.Deployment) (out 
 	out.when = WhenNow
 	n.log.Info("release live", slog.String("deployment", d.ID))
 	var bad []string
-	out.checks, bad = n.health(ctx, p, d, dirs)
+	out.checks, bad = n.health(ctx, p, d)
 	if len(bad) == 0 {
 		return out, nil
 	}
@@ -489,10 +491,8 @@ func (n *Node) ConfirmImage(ctx context.Context, dir string, unchecked bool) (re
 			return fail(CodeNotReady, "start the machine anew: it then tries it", fmt.Errorf("%s is armed, and this machine was not started with it", words(d)))
 		}
 		if !unchecked {
-			var dirs []string
-			n.do(func() { dirs = n.healthDirs(p, d) })
 			var bad []string
-			if res.Checks, bad = n.health(ctx, p, d, dirs); len(bad) > 0 {
+			if res.Checks, bad = n.health(ctx, p, d); len(bad) > 0 {
 				text := fmt.Errorf("%s failed its health check %s", words(d), strings.Join(bad, ", "))
 				if err := p.img.Fail("health check " + strings.Join(bad, ", ")); err != nil {
 					text = errors.Join(text, imageError(p.dir, err))
@@ -509,9 +509,23 @@ func (n *Node) ConfirmImage(ctx context.Context, dir string, unchecked bool) (re
 	return res, err
 }
 
-// health runs the health checks of a deployment. It gives the names of those that failed.
-func (n *Node) health(ctx context.Context, p *place, d image.Deployment, dirs []string) (checks []HealthCheck, bad []string) {
-	return nil, nil
+// health runs the health checks of a deployment: those of the image, and its own where the trust root lets it run something. It
+// gives the names of those that failed.
+func (n *Node) health(ctx context.Context, p *place, d image.Deployment) (checks []HealthCheck, bad []string) {
+	own := false
+	n.do(func() { own = n.mayRun(d) })
+	results, err := p.img.Health(ctx, d.ID, own, 0)
+	for _, r := range results {
+		checks = append(checks, HealthCheck{r.Name, r.OK, r.Output, r.Why})
+		if !r.OK {
+			bad = append(bad, r.Name)
+			n.log.Warn("health check failed", slog.String("check", r.Path), slog.String("why", r.Why), slog.String("output", r.Output))
+		}
+	}
+	if err != nil {
+		checks, bad = append(checks, HealthCheck{Name: image.HealthName, Error: err.Error()}), append(bad, image.HealthName)
+	}
+	return checks, bad
 }
 
 // bootTries is how often a system may fail to confirm before the machine goes back.

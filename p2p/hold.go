@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"satchel/announce"
@@ -69,7 +68,7 @@ type hold struct {
 const maxHold = 7 * 24 * time.Hour
 
 // maxWhy is how much of a reason is kept, in bytes.
-const maxWhy = 200
+const maxWhy = 512
 
 // held is the hold that is on.
 func (n *Node) held() (h hold, on bool) {
@@ -166,14 +165,12 @@ func (n *Node) system(releases []image.Release) bool {
 	return false
 }
 
-// healthDirs are where the health checks of a deployment are: the machine's own, and those of the tree when the trust root lets
-// every product in it run.
-func (n *Node) healthDirs(p *place, d image.Deployment) []string {
-	dirs := []string{filepath.Join(p.dir, "health.d")}
+// mayRun reports whether the trust root lets every product of a deployment run programs of its own.
+func (n *Node) mayRun(d image.Deployment) bool {
 	for _, r := range d.Releases {
 		if !n.policy(r.Product).Run {
-			return dirs
+			return false
 		}
 	}
-	return append(dirs, filepath.Join(p.img.Tree(d.ID), "health.d"))
+	return true
 }

@@ -97,6 +97,28 @@ func localChanges(d image.Deployment) []LocalChange {
 	return out
 }
 
+// CloneImage copies a deployment under a name of the person's own, to be kept or to be gone back to.
+func (n *Node) CloneImage(ctx context.Context, dir, id, name string) error {
+	return n.beside(dir, func(p *place) error {
+		_, err := p.img.Clone(ctx, id, name)
+		return deploymentError(p.dir, err)
+	})
+}
+
+// PinDeployment keeps a deployment from being pruned and destroyed, or lets it go.
+func (n *Node) PinDeployment(dir, id string, on bool) error {
+	return n.beside(dir, func(p *place) error { return deploymentError(p.dir, p.img.Pin(id, on)) })
+}
+
+// DiffDeployments lists what is different between two deployments.
+func (n *Node) DiffDeployments(ctx context.Context, dir, a, b string) (out []image.Change, err error) {
+	err = n.beside(dir, func(p *place) (err error) {
+		out, err = p.img.Diff(ctx, a, b)
+		return deploymentError(p.dir, err)
+	})
+	return out, err
+}
+
 // DestroyDeployment removes a deployment; not what is live, what is gone back to, what is tried, or what is pinned.
 func (n *Node) DestroyDeployment(dir, id string) error {
 	return n.beside(dir, func(p *place) error { return deploymentError(p.dir, p.img.Destroy(id)) })

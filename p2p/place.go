@@ -236,6 +236,7 @@ func (n *Node) startStage(p *place, want []image.Release, converge bool) *job {
 // staging is one deployment that is being laid down. Its fields do not change.
 type staging struct {
 	n        *Node
+	dir      string
 	img      *image.Image
 	want     []image.Release
 	recall   map[string]announce.Announcement // what the catalog says of the releases that are not live, by product
@@ -244,7 +245,7 @@ type staging struct {
 }
 
 func (n *Node) staging(p *place, want []image.Release, converge bool) *staging {
-	st := &staging{n: n, img: p.img, want: want, recall: map[string]announce.Announcement{}, may: map[string]manifest.Policy{}, converge: converge}
+	st := &staging{n: n, dir: p.dir, img: p.img, want: want, recall: map[string]announce.Announcement{}, may: map[string]manifest.Policy{}, converge: converge}
 	for _, r := range want {
 		st.may[r.Product] = n.policy(r.Product)
 		if a, _, ok := n.catalog.Latest(r.Product); ok && isRelease(r, &a) {
@@ -259,7 +260,7 @@ func (st *staging) run(ctx context.Context) (d image.Deployment, err error) {
 	if err != nil {
 		return d, err
 	}
-	if err := st.n.roomToStage(st.img, parts); err != nil {
+	if err := st.n.roomToStage(st.dir, st.img, parts); err != nil {
 		return d, err
 	}
 	d, err = st.img.Stage(ctx, image.Plan{Parts: parts, Converge: st.converge}, st.n.store)

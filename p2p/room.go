@@ -107,4 +107,11 @@ func sameDisk(a, b string) bool {
 }
 
 // roomToStage looks whether there is room for a deployment.
-func (n *Node) roomToStage(img *image.Image, parts []image.Part) error { return nil }
+func (n *Node) roomToStage(dir string, img *image.Image, parts []image.Part) error {
+	_, stage := img.Need(parts, n.store)
+	r, err := diskRoom(dir)
+	if err != nil {
+		return err
+	}
+	return r.check("laying down the tree", dir, need{stage.Bytes, stage.Inodes})
+}

@@ -314,6 +314,30 @@ func (n *Node) checkWhole(c cid.Cid) error {
 	return nil
 }
 
+// Check asks every connected neighbour for news, and tries at once what waits to be tried again. It does not wait for answers.
+func (n *Node) Check(context.Context) error {
+	return n.call(func() error {
+		if n.net == nil {
+			return fail(CodeOffline, `start it with "satchel up"`, errors.New("no node runs on this home"))
+		}
+		for _, l := range n.lines {
+			l.retryAt = time.Time{}
+		}
+		for _, p := range n.places {
+			p.retryAt = time.Time{}
+		}
+		now := time.Now()
+		for p, k := range n.net.table.known {
+			if k.connected {
+				n.ex.next[p] = now
+				n.repeatExchange(p, now)
+			}
+		}
+		n.advanceAll()
+		return nil
+	})
+}
+
 // Wait returns when the release seq of product (0: the newest known, and at least one) or a newer one is
 // staged (StateReady) or live (StateActive), or when ctx ends.
 func (n *Node) Wait(ctx context.Context, product string, seq uint64, state string) (ProductStatus, error) {

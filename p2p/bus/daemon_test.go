@@ -227,31 +227,19 @@ func (l *lines) until(text string) (before []string) {
 // node is a node in memory with what the bus wants beyond package control.
 type node struct {
 	controltest.Node
-	pictures chan struct{} // if not nil, Held tells it, of which each picture has one call
+	pictures chan struct{} // if not nil, Status tells it
 	enter    chan struct{} // if not nil, Confirm tells it and waits for ctx
 
 	mu     sync.Mutex
-	until  time.Time
-	why    string
 	checks int
 	left   int // how often Confirm has waited
 }
 
-func (n *node) Held() (time.Time, string) {
+func (n *node) Status() p2p.Status {
 	if n.pictures != nil {
 		n.pictures <- struct{}{}
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.until, n.why
-}
-
-func (n *node) Hold(_ context.Context, until time.Time, why string) error {
-	n.mu.Lock()
-	n.until, n.why = until, why
-	n.mu.Unlock()
-	n.Set(func(*p2p.Status) {})
-	return nil
+	return n.Node.Status()
 }
 
 func (n *node) Check(context.Context) error {

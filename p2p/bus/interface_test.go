@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/godbus/dbus/v5"
 	"github.com/godbus/dbus/v5/introspect"
@@ -71,7 +70,7 @@ func TestMethodsAreDescribed(t *testing.T) {
 // The XML and the code describe the same properties, and every key of a product is documented.
 func TestPropertiesAreDescribed(t *testing.T) {
 	full := &p2p.Status{Products: []p2p.ProductStatus{{Product: "a"}}}
-	got := pictureOf(full, time.Time{}, "")
+	got := pictureOf(full)
 	for _, p := range described(t)[Name].Properties {
 		if sig := dbus.SignatureOf(got[p.Name]).String(); sig != p.Type || p.Access != "read" {
 			t.Errorf("%s is %q in the code and %q, %s, in the XML", p.Name, sig, p.Type, p.Access)

@@ -12,10 +12,8 @@ import (
 type Node interface {
 	// Status is a picture of now.
 	Status() p2p.Status
-	// Changed gives a channel that is closed at the next change of Status or Held. Ask for it before asking for them.
+	// Changed gives a channel that is closed at the next change of Status. Ask for it before asking for that.
 	Changed() <-chan struct{}
-	// Held says until when nothing is activated by itself, and why; the zero time is no hold.
-	Held() (until time.Time, why string)
 
 	// Check asks the neighbours for news and returns when they have answered.
 	Check(ctx context.Context) error

@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/godbus/dbus/v5"
 
@@ -19,7 +18,7 @@ const maxProducts = 128
 type properties map[string]any
 
 // pictureOf derives the properties from what is true now.
-func pictureOf(st *p2p.Status, until time.Time, why string) properties {
+func pictureOf(st *p2p.Status) properties {
 	p := properties{
 		"State":        overall(st.Products),
 		"Products":     productList(st.Products),
@@ -28,14 +27,14 @@ func pictureOf(st *p2p.Status, until time.Time, why string) properties {
 		"HoldReason":   "",
 		"Version":      text(st.Node.Version, maxName),
 	}
-	if !until.IsZero() {
-		p["HoldUntil"], p["HoldReason"] = until.Unix(), text(why, maxText)
+	if h := st.Hold; h != nil {
+		p["HoldUntil"], p["HoldReason"] = h.Until.Unix(), text(h.Reason, maxText)
 	}
 	return p
 }
 
 // states are what State may be, the least telling first.
-var states = []string{"idle", p2p.StateFetching, p2p.StateStaging, p2p.StateFailed, p2p.StateReady, "trying"}
+var states = []string{"idle", p2p.StateFetching, p2p.StateStaging, p2p.StateFailed, p2p.StateReady, p2p.StateArmed, p2p.StateTrying}
 
 // overall is the most telling state among the products that this machine follows or carries.
 func overall(products []p2p.ProductStatus) string {
@@ -43,7 +42,7 @@ func overall(products []p2p.ProductStatus) string {
 	for i := range products {
 		p := &products[i]
 		state := p.State
-		if state == p2p.StateRefused {
+		if state == p2p.StateRefused || state == p2p.StateRejected {
 			state = p2p.StateFailed
 		}
 		if p.Followed || p.Carried {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -91,6 +92,15 @@ type session struct {
 	takes     map[string]dbus.Signature
 	calls     chan struct{}      // a place is taken by each call until its answer is sent
 	refreshes chan chan struct{} // see refresh
+
+	mu     sync.Mutex
+	silent map[caller]int // calls in work whose caller wants no answer
+}
+
+// caller is who waits for an answer, and to which of its calls.
+type caller struct {
+	name   string
+	serial uint32
 }
 
 // connect serves on one connection until that breaks or the service ends. It reports whether it had the name.
@@ -100,9 +110,9 @@ func (s *service) connect(address string) (greeted bool, err error) {
 		return false, err
 	}
 	defer context.AfterFunc(s.ctx, func() { w.Close() })() // also while a write hangs
-	ss := &session{service: s, calls: make(chan struct{}, maxCalls), refreshes: make(chan chan struct{})}
+	ss := &session{service: s, calls: make(chan struct{}, maxCalls), refreshes: make(chan chan struct{}), silent: map[caller]int{}}
 	ss.takes, w.answered = takes(ss.exports()), ss.leave
-	ss.conn, err = dbus.NewConn(w, dbus.WithIncomingInterceptor(ss.enter))
+	ss.conn, err = dbus.NewConn(w, dbus.WithIncomingInterceptor(ss.enter), dbus.WithOutgoingInterceptor(ss.hush))
 	if err != nil {
 		w.Close()
 		return false, err
@@ -146,7 +156,12 @@ func (s *session) enter(m *dbus.Message) {
 	if m.Type != dbus.TypeMethodCall {
 		return
 	}
-	m.Flags &^= dbus.FlagNoReplyExpected // every call is answered, so that every call leaves
+	if sender, _ := m.Headers[dbus.FieldSender].Value().(string); m.Flags&dbus.FlagNoReplyExpected != 0 {
+		s.mu.Lock()
+		s.silent[caller{sender, m.Serial()}]++
+		s.mu.Unlock()
+		m.Flags &^= dbus.FlagNoReplyExpected // the library answers it, so that we see its end
+	}
 	member, _ := m.Headers[dbus.FieldMember].Value().(string)
 	got, _ := m.Headers[dbus.FieldSignature].Value().(dbus.Signature)
 	if want, ok := s.takes[member]; ok && got != want {
@@ -158,7 +173,26 @@ func (s *session) enter(m *dbus.Message) {
 	}
 }
 
-// leave frees the place of a call whose answer was sent.
+// hush marks an answer that nobody wants: the wire drops it, since the bus would write it into the system's log.
+func (s *session) hush(m *dbus.Message) {
+	if m.Type != dbus.TypeMethodReply && m.Type != dbus.TypeError {
+		return
+	}
+	var to caller
+	to.name, _ = m.Headers[dbus.FieldDestination].Value().(string)
+	to.serial, _ = m.Headers[dbus.FieldReplySerial].Value().(uint32)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.silent[to] == 0 {
+		return
+	}
+	m.Flags |= dbus.FlagNoReplyExpected
+	if s.silent[to]--; s.silent[to] == 0 {
+		delete(s.silent, to)
+	}
+}
+
+// leave frees the place of a call whose answer was sent, or dropped.
 func (s *session) leave() {
 	select {
 	case <-s.calls:
@@ -182,13 +216,10 @@ func takes(exports map[string]any) map[string]dbus.Signature {
 	return out
 }
 
-// picture shows what is true now and returns what is different from before.
-func (s *service) picture() map[string]dbus.Variant {
+// picture shows what is true now and returns it, and what is different from what was shown before.
+func (s *service) picture() (p2p.Status, map[string]dbus.Variant) {
 	st := s.node.Status()
-	until, why := s.node.Held()
-	s.pending = append(s.pending, News(&s.told, &st)...)
-	s.told = st
-	return s.shown.replace(pictureOf(&st, until, why))
+	return st, s.shown.replace(pictureOf(&st))
 }
 
 // errLost is why a session ends whose bus went away.
@@ -227,7 +258,10 @@ func (s *session) tellAll() error {
 
 // tell takes a picture and sends what is new in it: the properties, then the signals, each once.
 func (s *session) tell() error {
-	if changed := s.picture(); len(changed) > 0 {
+	st, changed := s.picture()
+	s.pending = append(s.pending, News(&s.told, &st)...)
+	s.told = st
+	if len(changed) > 0 {
 		if err := s.conn.Emit(Path, ifaceProperties+".PropertiesChanged", Name, changed, []string{}); err != nil {
 			return err
 		}

@@ -16,7 +16,6 @@ import (
 // quiet is a node in memory that does nothing.
 type quiet struct{ controltest.Node }
 
-func (*quiet) Held() (time.Time, string)                     { return time.Time{}, "" }
 func (*quiet) Check(context.Context) error                   { return nil }
 func (*quiet) Hold(context.Context, time.Time, string) error { return nil }
 func (*quiet) Confirm(context.Context, string) (p2p.ReleaseStatus, error) {

@@ -76,7 +76,7 @@ func socketsOf(list string) ([]string, error) {
 // can refuse it. Being no *net.UnixConn, it takes no file descriptors either, which nobody would close.
 type wire struct {
 	net.Conn
-	answered func() // is called when an answer was sent, if not nil
+	answered func() // is called when an answer was sent or dropped, if not nil
 	begun    bool   // greeted: from now on there are messages
 	frame    []byte // room for a message
 	rest     []byte // what is not read of it
@@ -86,6 +86,9 @@ type wire struct {
 func (w *wire) Write(p []byte) (int, error) {
 	if w.answered != nil && w.begun && len(p) >= headSize && (p[1] == byte(dbus.TypeMethodReply) || p[1] == byte(dbus.TypeError)) {
 		defer w.answered()
+		if p[2]&byte(dbus.FlagNoReplyExpected) != 0 { // nobody wants it
+			return len(p), nil
+		}
 	}
 	if string(p) == "BEGIN\r\n" { // the library's reader of messages starts after this
 		w.begun = true

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"satchel/p2p"
+	"satchel/store/image"
 )
 
 // imageRequest names an image, and what of it is meant. An empty image is the only one.
@@ -37,6 +38,15 @@ func (s *server) imageRoutes(mux *http.ServeMux) {
 		s.answer(w, out, err)
 	})
 	mux.HandleFunc("POST /v1/change", streamed(s, n.Change))
+	mux.HandleFunc("POST /v1/image/clone", take(s, func(ctx context.Context, in imageRequest) (any, error) {
+		return done(n.CloneImage(ctx, in.Image, in.Deployment, in.Name))
+	}))
+	mux.HandleFunc("POST /v1/image/pin", take(s, func(_ context.Context, in imageRequest) (any, error) {
+		return done(n.PinDeployment(in.Image, in.Deployment, in.On))
+	}))
+	mux.HandleFunc("POST /v1/image/diff", take(s, func(ctx context.Context, in imageRequest) (any, error) {
+		return n.DiffDeployments(ctx, in.Image, in.Deployment, in.Other)
+	}))
 	mux.HandleFunc("POST /v1/image/activate", take(s, func(ctx context.Context, in imageRequest) (any, error) {
 		return n.ActivateDeployment(ctx, in.Image, in.Deployment)
 	}))
@@ -83,6 +93,22 @@ func (c *Client) ActivateDeployment(ctx context.Context, dir, id string) (out p2
 // DestroyDeployment removes a deployment.
 func (c *Client) DestroyDeployment(ctx context.Context, dir, id string) error {
 	return c.post(ctx, "image/destroy", imageRequest{Image: dir, Deployment: id}, nil)
+}
+
+// CloneImage copies a deployment under a name.
+func (c *Client) CloneImage(ctx context.Context, dir, id, name string) error {
+	return c.post(ctx, "image/clone", imageRequest{Image: dir, Deployment: id, Name: name}, nil)
+}
+
+// PinDeployment keeps a deployment, or lets it go.
+func (c *Client) PinDeployment(ctx context.Context, dir, id string, on bool) error {
+	return c.post(ctx, "image/pin", imageRequest{Image: dir, Deployment: id, On: on}, nil)
+}
+
+// DiffDeployments compares two deployments.
+func (c *Client) DiffDeployments(ctx context.Context, dir, a, b string) (out []image.Change, err error) {
+	err = c.post(ctx, "image/diff", imageRequest{Image: dir, Deployment: a, Other: b}, &out)
+	return out, err
 }
 
 // RollbackImage makes the previous deployment live, or arms it when it is a system.

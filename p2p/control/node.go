@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"satchel/p2p"
+	"satchel/store/image"
 	"satchel/store/manifest"
 )
 
@@ -51,7 +52,10 @@ type Node interface {
 	// Change updates an image, or changes what it consists of. It ends with ctx before the switch, and has a result with an error too.
 	Change(ctx context.Context, req p2p.ChangeRequest, progress func(p2p.ChangeProgress)) (p2p.ChangeResult, error)
 	ActivateDeployment(ctx context.Context, dir, id string) (p2p.ChangeResult, error)
+	CloneImage(ctx context.Context, dir, id, name string) error
 	DestroyDeployment(dir, id string) error
+	PinDeployment(dir, id string, on bool) error
+	DiffDeployments(ctx context.Context, dir, a, b string) ([]image.Change, error)
 	RollbackImage(ctx context.Context, dir string) (p2p.ChangeResult, error)
 	// ConfirmImage keeps what is on trial when its health checks pass.
 	ConfirmImage(ctx context.Context, dir string, unchecked bool) (p2p.ChangeResult, error)

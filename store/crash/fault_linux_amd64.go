@@ -82,7 +82,7 @@ func (t *tracer) run(argv []string, dir string, out *os.File) error {
 	}
 	err = t.follow()
 	if err != nil {
-		unix.Kill(t.pid, unix.SIGKILL)
+		unix.Kill(-t.pid, unix.SIGKILL)
 	}
 	return err
 }
@@ -111,7 +111,8 @@ func (t *tracer) follow() error {
 		switch {
 		case !began: // the program is there, and has done nothing
 			began = true
-			const options = unix.PTRACE_O_TRACESECCOMP | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_EXITKILL
+			const options = unix.PTRACE_O_TRACESECCOMP | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEFORK | unix.PTRACE_O_TRACEVFORK |
+				unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL
 			if err := unix.PtraceSetOptions(tid, options); err != nil {
 				return fmt.Errorf("setting options: %w", err)
 			}
@@ -150,7 +151,7 @@ func (t *tracer) stopped(tid int) error {
 	}
 	t.Reached = true
 	if t.fault.Errno == 0 {
-		return unix.Kill(t.pid, unix.SIGKILL)
+		return unix.Kill(-t.pid, unix.SIGKILL) // and what it has started
 	}
 	regs.Orig_rax, regs.Rax = ^uint64(0), uint64(-int64(t.fault.Errno)) // no system call, and what it gives
 	return unix.PtraceSetRegs(tid, &regs)

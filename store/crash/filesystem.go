@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,14 +37,25 @@ func (f FileSystem) Missing() string {
 		return "mounting needs root"
 	}
 	for _, dev := range []string{"/dev/fuse", "/dev/loop-control"} {
-		if _, err := os.Stat(dev); err != nil {
+		d, err := os.OpenFile(dev, os.O_RDWR, 0)
+		if err != nil {
 			return err.Error()
 		}
+		d.Close()
+	}
+	if !f.known() && exec.Command("modprobe", f.Kind).Run() != nil && !f.known() {
+		return "the kernel does not have it"
 	}
 	if _, err := exec.LookPath(f.Make[0]); err != nil {
 		return err.Error()
 	}
 	return ""
+}
+
+// known says whether the kernel has the file system.
+func (f FileSystem) known() bool {
+	list, err := os.ReadFile("/proc/filesystems")
+	return err == nil && slices.Contains(strings.Fields(string(list)), f.Kind)
 }
 
 func (f FileSystem) mkfs(device string) error {

@@ -22,12 +22,16 @@ type fault struct {
 	err  error
 	ends bool
 	half bool // of what was to be written, something is there
+
+	recovery error // what then happens to a change of the recovery, if anything
 }
 
 func faults() []fault {
 	return []fault{
 		{name: "end of the process", err: errCrash, ends: true},
 		{name: "end in a write", err: errCrash, ends: true, half: true},
+		{name: "end, and again in recovery", err: errCrash, ends: true, recovery: errCrash},
+		{name: "end, and EIO in recovery", err: errCrash, ends: true, recovery: syscall.EIO},
 		{name: "EIO", err: syscall.EIO},
 		{name: "ENOSPC", err: syscall.ENOSPC},
 		{name: "short write", err: syscall.ENOSPC, half: true},
@@ -123,6 +127,19 @@ func (p *play) fault(t *testing.T, before, work string, step, at int, f fault) e
 	case !errors.Is(err, f.err):
 		return fmt.Errorf("another error: %w", err)
 	}
+	// What could not be removed is left for the recovery.
+	if last := s.changes[at]; !f.ends && !strings.HasPrefix(last, "removing ") && !strings.Contains(last, ".gone.tmp") {
+		if err := tidy(work); err != nil {
+			return err
+		}
+	}
+	if f.recovery != nil {
+		// One of the first changes, in turn; there may be fewer.
+		s := &saboteur{top: work, at: at % 30, counts: true, fault: fault{err: f.recovery, ends: f.recovery == errCrash}}
+		if err := p.sabotaged(s, -1); err != nil && !errors.Is(err, f.recovery) {
+			return fmt.Errorf("another error in recovery: %w", err)
+		}
+	}
 	if err := p.look(work, done); err != nil {
 		return err
 	}
@@ -135,11 +152,21 @@ func (p *play) fault(t *testing.T, before, work string, step, at int, f fault) e
 	return p.look(work, step)
 }
 
-// sabotaged does a step while s is at work.
+// tidy looks that whoever could not do something has left nothing of it, without any recovery.
+func tidy(top string) error {
+	for _, pattern := range []string{"image/*.tmp", "image/deploy/*.tmp", "store/partial/*.tmp"} {
+		if left, err := filepath.Glob(filepath.Join(top, pattern)); err != nil || len(left) > 0 {
+			return errors.Join(err, fmt.Errorf("before recovery there is %q", left))
+		}
+	}
+	return nil
+}
+
+// sabotaged recovers, and does a step, if it is not -1, while s is at work.
 func (p *play) sabotaged(s *saboteur, step int) error {
 	h, err := p.open(s.top, s.hook("store"), s.hook("image"))
-	if err != nil {
-		return err
+	if err != nil || step < 0 {
+		return errors.Join(err, h.close())
 	}
 	s.on()
 	err = p.steps[step].do(h)

@@ -52,6 +52,9 @@ func apart(t *testing.T) {
 	runtime.LockOSThread() // the thread's end is what Pdeathsig is about
 	defer runtime.UnlockOSThread()
 	out, err := cmd.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) {
+		t.Skip("SKIPPED: power cuts: having mounts of one's own is not permitted")
+	}
 	t.Logf("%s", out)
 	if err != nil {
 		t.Error(err)
@@ -85,20 +88,21 @@ type trial struct {
 
 // trials are what is to be tried, the long ones first.
 func trials(t *testing.T) (all []*trial) {
-	kinds := crash.FileSystems()
-	whole, part, of := 48, 1000, kinds[:1]
-	text := os.Getenv("SATCHEL_CRASH")
+	kinds, text := crash.FileSystems(), os.Getenv("SATCHEL_CRASH")
+	whole, part := 48, 1000
 	if text != "" {
 		n, err := strconv.Atoi(text)
 		must(t, err)
-		whole, part, of = (n+len(kinds)-1)/len(kinds), n/50, kinds
+		whole, part = (n+len(kinds)-1)/len(kinds), n/50
 	}
 	for _, f := range kinds {
 		all = append(all, &trial{fs: f, limit: whole})
 	}
-	for _, f := range of {
+	for _, f := range kinds {
 		for _, m := range mutants() {
-			all = append(all, &trial{fs: f, mutant: m.name, limit: part, first: text == ""})
+			if text != "" || f.Name == m.shows {
+				all = append(all, &trial{fs: f, mutant: m.name, limit: part, first: text == ""})
+			}
 		}
 	}
 	return all
@@ -184,7 +188,7 @@ func (r *trial) round(t *testing.T, check *inspector, round uint64) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range log.States(min(r.limit-r.states, roundStates), round) {
+	for _, s := range log.States(min(r.limit-r.states, roundStates, (r.limit+1)/2), round) {
 		if err = r.try(t, m, check, s); err != nil || r.enough() {
 			break
 		}

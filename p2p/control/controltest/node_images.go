@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"satchel/p2p"
+	"satchel/store/image"
 )
 
 // Images lists the images that products are followed into.
@@ -57,6 +58,21 @@ func (n *Node) ActivateDeployment(_ context.Context, _, id string) (p2p.ChangeRe
 // DestroyDeployment knows none either.
 func (n *Node) DestroyDeployment(_, id string) error {
 	return fail(p2p.CodeNotFound, "", "no deployment "+id)
+}
+
+// CloneImage knows none.
+func (n *Node) CloneImage(_ context.Context, _, id, _ string) error {
+	return fail(p2p.CodeNotFound, "", "no deployment "+id)
+}
+
+// PinDeployment knows none.
+func (n *Node) PinDeployment(_, id string, _ bool) error {
+	return fail(p2p.CodeNotFound, "", "no deployment "+id)
+}
+
+// DiffDeployments knows none.
+func (n *Node) DiffDeployments(_ context.Context, _, id, _ string) ([]image.Change, error) {
+	return nil, fail(p2p.CodeNotFound, "", "no deployment "+id)
 }
 
 // RollbackImage has nothing to go back to.
