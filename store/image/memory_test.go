@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,7 +25,7 @@ func TestLowMemory(t *testing.T) {
 	limit := newCgroup(t, 48<<20)
 	dir := tempDir(t)
 	program := filepath.Join(dir, "lowmem") // not under the race detector, which takes many times the memory
-	build := exec.Command(filepath.Join(runtime.GOROOT(), "bin/go"), "build", "-o", program, "./testdata/lowmem")
+	build := exec.Command("go", "build", "-o", program, "./testdata/lowmem")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v %s", err, out)
 	}
