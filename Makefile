@@ -6,10 +6,11 @@ FUZZTIME ?= 30s
 STATES   ?= 10000
 PKGS      = ./...
 
-.PHONY: build test check lint fuzz bench crash demo clean tools
+.PHONY: build test check lint fuzz bench crash demo boot-demo clean tools
 
-build: ## bin/satchel
+build: ## bin/satchel, and bin/boot-select for an initramfs
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/satchel ./cmd/satchel
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/boot-select ./cmd/boot-select
 
 test: lint tools ## everything that can pass or fail, with the race detector
 	if command -v python3 >/dev/null; then .ci/vectors --mutate; fi
@@ -34,6 +35,9 @@ bench: ## each benchmark once; ratios against cp and bare streams are in the sam
 
 demo: build ## a publisher and five laptops on this machine
 	bin/satchel demo $(TREE) $(NEXT)
+
+boot-demo: tools ## an emulated machine: gets a bad system, is back by itself, gets a good one and keeps it
+	$(GO) test ./cmd/satchel -run '^TestBoot$$' -count 1 -v
 
 clean:
 	rm -rf bin

@@ -143,7 +143,7 @@ func ParseAnnouncement(data []byte) (*SignedAnnouncement, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := parseFields(e.payload, MaxEnvelope)
+	f, err := parseFields(e.payload)
 	if err != nil {
 		return nil, fmt.Errorf("announcement: %w", err)
 	}

@@ -35,7 +35,7 @@ type Result struct {
 	Announcement *Announcement // the new release, when one was accepted
 	NeedRoot     bool          // signed under a newer trust root than ours: ask the sender for the chain
 	Equivocation bool          // two releases claim one number
-	Checked      int           // how many signatures had to be checked, at most, of what was not accepted
+	Checked      int           // how many signatures had to be checked, at most, of what was not accepted; 0 of what is malformed
 }
 
 // Head says what a node's catalog holds of one product.
@@ -384,14 +384,12 @@ func (c *Catalog) cheap(sa *SignedAnnouncement) (Result, bool) {
 	e := c.entries[sa.Product]
 	m := c.marks[sa.Product]
 	switch {
-	case m.Epoch == sa.Epoch && sa.Seq < m.Seq:
+	case m.Epoch == sa.Epoch && sa.Seq < m.Seq: // also what is older than what is here
 		return ignore("%s seq %d is older than seq %d, which was here", sa.Product, sa.Seq, m.Seq)
 	case e == nil && c.full(sa.Product):
 		return ignore("catalog is full with %d products", MaxProducts)
 	case e == nil || newer(sa, e.first):
-	case newer(e.first, sa):
-		return ignore("%s seq %d is older than seq %d, which is here", sa.Product, sa.Seq, e.first.Seq)
-	case e.second == nil && sa.ID() == e.first.ID() && (e.wakes || !sa.Urgent): // other signatures would change nothing
+	case e.second == nil && sa.ID() == e.first.ID() && (e.wakes || !sa.Urgent || bytes.Equal(sa.raw, e.first.raw)): // signatures change nothing
 		return ignore("%s seq %d is here already", sa.Product, sa.Seq)
 	case e.second != nil:
 		if first, second := contenders(e.first, e.second, sa); first == e.first && second == e.second {
@@ -427,7 +425,7 @@ func newer(a, b *SignedAnnouncement) bool {
 // same judges a verified announcement that has the number of what is here.
 func (c *Catalog) same(e *entry, sa *SignedAnnouncement) Result {
 	if sa.ID() == e.first.ID() { // other signatures: of use only if they make it urgent
-		if e.wakes || !c.Root().mayWake(sa) {
+		if !c.Root().mayWake(sa) {
 			return Result{Verdict: Ignore, Reason: "already here with signatures as good"}
 		}
 		c.set(sa.Product, sa)

@@ -48,14 +48,8 @@ type fields struct {
 	err error
 }
 
-// parseFields decodes a document of at most limit bytes and refuses every encoding but the canonical one.
-func parseFields(data []byte, limit int) (*fields, error) {
-	if len(data) == 0 {
-		return nil, errors.New("empty document")
-	}
-	if len(data) > limit {
-		return nil, fmt.Errorf("document of %d bytes, limit %d", len(data), limit)
-	}
+// parseFields decodes a document, whose length its envelope bounds, and refuses every encoding but the canonical one.
+func parseFields(data []byte) (*fields, error) {
 	var m map[uint64]any
 	if err := canonical.dec.Unmarshal(data, &m); err != nil {
 		return nil, fmt.Errorf("reading CBOR: %w", err)

@@ -61,9 +61,6 @@ func parseDraft(data []byte, limit int) (*envelope, error) {
 	if len(data) > limit {
 		return nil, fmt.Errorf("envelope of %d bytes, limit %d", len(data), limit)
 	}
-	if len(data) == 0 {
-		return nil, errors.New("empty envelope")
-	}
 	var raw []any
 	if err := canonical.dec.Unmarshal(data, &raw); err != nil {
 		return nil, fmt.Errorf("reading the envelope: %w", err)

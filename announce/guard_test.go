@@ -451,7 +451,8 @@ func TestGlance(t *testing.T) {
 		{"old", c, sign(t, release(7, "a"), 4), true},
 		{"here already", plain, sign(t, release(7, "a"), 4), true},
 		{"here already and wakes", c, sign(t, wakes, 4, 6), true},
-		{"here already, might wake now", c, sign(t, urgent, 5), false},
+		{"here already, and may not wake", c, sign(t, urgent, 5), true},
+		{"here already, might wake now", c, sign(t, urgent, 5, 6), false},
 		{"new", plain, sign(t, release(8, "a"), 4), false},
 	} {
 		sa, err := announce.ParseAnnouncement(tt.env)

@@ -79,7 +79,7 @@ func (p PublicKey) ID() (id KeyID) {
 func (p PublicKey) Bytes() []byte { return bytes.Clone(p.b[:]) }
 
 func (p PublicKey) verify(msg, sig []byte) bool {
-	return len(sig) == ed25519.SignatureSize && ed25519.Verify(p.b[:], msg, sig)
+	return ed25519.Verify(p.b[:], msg, sig)
 }
 
 func keyLine(word string, b []byte) []byte {
@@ -109,12 +109,9 @@ func ParsePublicKey(text []byte) (PublicKey, error) {
 // NewPublicKey checks a raw key. Refused are wrong lengths (crypto/ed25519 panics on them), points in a
 // non-canonical encoding, and points of low order, under which one signature fits every message.
 func NewPublicKey(b []byte) (p PublicKey, err error) {
-	if len(b) != ed25519.PublicKeySize {
-		return p, fmt.Errorf("public key has %d bytes, not %d", len(b), ed25519.PublicKeySize)
-	}
 	point, err := new(edwards25519.Point).SetBytes(b)
 	if err != nil {
-		return p, errors.New("public key is not a point of the curve")
+		return p, errors.New("public key is not the 32 bytes of a point of the curve")
 	}
 	if !bytes.Equal(point.Bytes(), b) {
 		return p, errors.New("public key is not in canonical form")

@@ -296,7 +296,7 @@ func ParseRoot(data []byte) (*SignedRoot, error) {
 
 // openRoot reads the payload of an envelope.
 func openRoot(e *envelope, data []byte) (*SignedRoot, error) {
-	f, err := parseFields(e.payload, MaxRootEnvelope)
+	f, err := parseFields(e.payload)
 	if err != nil {
 		return nil, fmt.Errorf("trust root: %w", err)
 	}
@@ -337,7 +337,7 @@ func (r *Root) fill(keys []any, roles map[any]any, products []any) error {
 		n, _ := k.(uint64) // no other key passed plain
 		pair, ok := v.([]any)
 		switch {
-		case n > uint64(RoleWake):
+		case n > uint64(RoleWake): // before it is made an int, which may have 32 bits
 			return fmt.Errorf("%w: unknown role %d", ErrTooNew, n)
 		case !ok || len(pair) != 2:
 			return errors.New("role is not a pair")
@@ -385,7 +385,7 @@ func productRule(v any) (p ProductRule, err error) {
 func idsAndThreshold(rawIDs, rawThreshold any) (ids []KeyID, threshold int, err error) {
 	list, ok := rawIDs.([]any)
 	n, ok2 := rawThreshold.(uint64)
-	if !ok || !ok2 || n > maxKeys || len(list) > maxKeys {
+	if !ok || !ok2 || n > maxKeys || len(list) > maxKeys { // n is made an int, which may have 32 bits
 		return nil, 0, errors.New("key ids or threshold have the wrong type or size")
 	}
 	for _, v := range list {
@@ -407,7 +407,7 @@ func VerifyGenesis(sr *SignedRoot) error {
 
 // VerifyRotation checks that sr follows old: exactly one version later, signed by the root roles of both.
 func VerifyRotation(old *Root, sr *SignedRoot) error {
-	if sr.Version != old.Version+1 || old.Version+1 == 0 {
+	if sr.Version != old.Version+1 {
 		return fmt.Errorf("trust root version %d does not follow version %d", sr.Version, old.Version)
 	}
 	if err := sr.verifyBy(old); err != nil {
@@ -461,8 +461,8 @@ func (r *Root) signed(sa *SignedAnnouncement) error {
 
 // mayWake reports whether sa may wake: urgent, allowed for the product, signed by the wake role too.
 func (r *Root) mayWake(sa *SignedAnnouncement) bool {
-	rule, ok := r.Rule(sa.Product)
-	role, ok2 := r.Roles[RoleWake]
-	return sa.Urgent && ok && ok2 && rule.MayWake &&
+	rule, _ := r.Rule(sa.Product)
+	role := r.Roles[RoleWake] // without it the threshold is zero, which nothing meets
+	return sa.Urgent && rule.MayWake &&
 		sa.env.check(domainAnnouncement, r, role.Keys, role.Threshold, "wake") == nil
 }

@@ -106,7 +106,7 @@ func ParseTimestamp(data []byte) (*SignedTimestamp, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := parseFields(e.payload, MaxTimestampEnvelope)
+	f, err := parseFields(e.payload)
 	if err != nil {
 		return nil, fmt.Errorf("timestamp: %w", err)
 	}

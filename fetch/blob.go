@@ -131,7 +131,7 @@ func (s *Session) readManifest() func() {
 	m, err := s.cfg.Store.Manifest(s.cfg.Release.Manifest)
 	if err != nil {
 		if !errors.Is(err, store.ErrMismatch) && !errors.Is(err, store.ErrNotFound) {
-			err = errors.Join(ErrRelease, err)
+			err = fmt.Errorf("%w: %w", ErrRelease, err)
 		}
 		return func() { s.fail(err) }
 	}

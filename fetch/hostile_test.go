@@ -121,6 +121,20 @@ func TestHostile39AnnouncedSize(t *testing.T) {
 	}
 }
 
+// TestHostile39NoManifest has a publisher announce something else in the place of a manifest. The error is one line.
+func TestHostile39NoManifest(t *testing.T) {
+	w := newWorld(t, tree(t, 25, 10), 0)
+	text := []byte("no manifest at all")
+	w.release.Manifest, w.release.ManifestSize = store.RawCID(store.Sum(text)), uint64(len(text))
+	if err := w.publisher.Store.Put(w.release.Manifest, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	node, err := w.ask(t, func(*fetch.Config) {})
+	if !errors.Is(err, fetch.ErrRelease) || strings.Contains(err.Error(), "\n") || len(node.Blamed()) > 0 {
+		t.Errorf("%q, blamed %v", err, node.Blamed())
+	}
+}
+
 // ask fetches a release from its publisher with a change to the session's configuration.
 func (w *world) ask(t *testing.T, change func(*fetch.Config)) (*fetchtest.Host, error) {
 	t.Helper()

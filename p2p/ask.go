@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -331,6 +330,9 @@ func (a *asker) acceptData(b *body, more bool) error {
 func (a *asker) acceptGone(b *body) error {
 	for b.more() {
 		id := b.uvarint("id")
+		if b.err != nil {
+			break
+		}
 		a.mu.Lock()
 		q := a.pending[id]
 		if q != nil {
@@ -339,7 +341,7 @@ func (a *asker) acceptGone(b *body) error {
 		}
 		a.mu.Unlock()
 		if q == nil {
-			return errors.Join(b.err, protocolError("reply to a request that was never made, or is answered"))
+			return protocolError("reply to a request that was never made, or is answered")
 		}
 		q.s.Gone(a.name, q.id)
 	}

@@ -49,8 +49,8 @@
 //	above 0       needed to send us other peers to connect to: nobody can
 //
 // A message's id is its payload's, and pubsub blames all who bring a rejected id. So a false signature over a true payload is
-// not rejected there: the one who brought it is blamed by itself, and a copy with other signatures gets a second look, or else
-// liars could silence true news, and make honest nodes punish each other for it, by being first.
+// not rejected there: the one who brought it is blamed by itself, and each copy gets a look of ours, where pubsub would drop it
+// unseen. Or else liars could silence true news, and make honest nodes punish each other for it, by being first.
 //
 // Scores of who left are kept for half a minute: less than the first ban, so that nobody is shut out twice for one thing, and
 // little, since names cost nothing.

@@ -23,6 +23,8 @@ const (
 	CodeBadInput  = "bad-input" // a name, tree, file or address that cannot be used
 	CodeOffline   = "offline"   // needs a running node
 	CodeCorrupt   = "corrupt"   // verify found damage that could not be repaired
+	CodeHeld      = "held"      // a hold is on: nothing is applied
+	CodeUnhealthy = "unhealthy" // a release failed its health checks
 	CodeConflict  = "conflict"  // e.g. an image that another product uses
 	CodeEquivocal = "equivocal" // two releases claim one number
 	CodeTooNew    = "too-new"   // needs a newer satchel

@@ -48,7 +48,6 @@ const (
 	maxHeads         = 10_000
 	maxRootsPerVisit = 64
 	maxCatalogFrame  = 80 << 10  // a root envelope is the largest
-	maxRefused       = 64        // documents of one stick that may fail verification before the rest is left
 	maxTimestamps    = 8         // that one visit brings
 	maxAsked         = 1000      // products asked for in one visit
 	maxVisitBytes    = 256 << 10 // of documents that one visit brings; with as many neighbours as there may be, 32 MB
@@ -270,8 +269,8 @@ func readHeads(r *bufio.Reader, mine *catalogView) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		m, ok := have[h.Product]
-		if !ok || h.Epoch > m.Epoch || (h.Epoch == m.Epoch && h.Seq >= m.Seq && h.ID != m.ID) {
+		m := have[h.Product] // zero is older than all
+		if h.Epoch > m.Epoch || (h.Epoch == m.Epoch && h.Seq >= m.Seq && h.ID != m.ID) {
 			want = append(want, h.Product)
 		}
 	}
@@ -287,7 +286,7 @@ type preferences struct {
 func (n *Node) preferences() preferences {
 	p := preferences{here: map[string]bool{}, named: map[string]bool{}}
 	for name, l := range n.lines {
-		if l.dir != "" {
+		if l.place != nil {
 			p.here[name] = true
 		}
 	}
@@ -522,11 +521,11 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 		n.ex.seen[p] = [2][8]byte{n.catalog.Digest(), v.theirs}
 	}
 	if news {
-		n.catalogChanged(true)
+		n.catalogChanged(true) // that asks p again, who may have more
 	} else {
 		n.ex.visits.spend(time.Now(), p, (v.asked+vainHeads-1)/vainHeads) // it told of news and had none
 	}
-	if again || v.more && news {
+	if again {
 		n.exchange(p, nil)
 	}
 }
@@ -552,9 +551,12 @@ func (n *Node) takeIn(p peer.ID, v *visit) {
 			return
 		}
 		r := add()
-		if r.Verdict == announce.Reject {
+		switch {
+		case r.Verdict == announce.Reject && r.Checked == 0:
+			n.refusals.add(refusedForm)
+			r.Checked = 1
+		case r.Verdict == announce.Reject:
 			n.refusals.add(refusedSignature)
-			r.Checked = max(r.Checked, 1)
 		}
 		if r.Verdict != announce.Accept {
 			n.ex.fetched.spend(time.Now(), p, r.Checked)

@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,11 +34,10 @@ const deafAfter = 10 * time.Second
 const (
 	validateQueue = 64               // messages that wait for the one validator
 	outboundQueue = 64               // frames that wait for a slow neighbour: half a megabyte if 24 are slow
-	seenFor       = 30 * time.Second // ids of messages; a copy that comes later is ignored for being old
+	seenFor       = 30 * time.Second // ids of messages; pubsub forgets them once a minute, so some live for three times as long
 	maxIDs        = 128              // ids in one IHAVE or IWANT
 	maxMessages   = 16               // messages in one frame: honest nodes send one
 	maxBackoff    = 600              // seconds that a PRUNE may ask for; pubsub remembers it for so long
-	maxSecond     = 64               // ids that get a second look
 	floodFrames   = 250              // frames over budget after which a neighbour is shut out
 )
 
@@ -51,27 +51,26 @@ type gossip struct {
 
 	mu     sync.Mutex // never held across a wait
 	frames *budget
-	second map[string]time.Time // by message id: until when other bytes of that id are looked at, see secondLook
+	seen   recent // what pubsub may have seen
 }
 
 // ruling is what is made of a gossiped envelope.
 type ruling struct {
 	announce.Verdict
 	payload bool // it parsed, so its id is its payload's, and others may send that payload with other signatures
-	better  bool // the same payload with other signatures would be of use
 }
 
 // judge is what gossip asks of its node. Its functions are called on pubsub's goroutines.
 type judge struct {
 	rule   func(from peer.ID, envelope []byte) ruling
-	second func(from peer.ID, envelope []byte) // a copy with other signatures than one that was not good enough; must not wait
-	flood  func(from peer.ID)                  // must not wait
+	second func(from peer.ID, sa *announce.SignedAnnouncement) // a copy, which pubsub drops; must not wait
+	flood  func(from peer.ID)                                  // must not wait
 	refuse func(refusal)
 }
 
 // newGossip joins the topic.
 func newGossip(ctx context.Context, h host.Host, j judge) (*gossip, error) {
-	g := &gossip{since: map[peer.ID]time.Time{}, frames: newBudget(framesOfEach, framesOfAll), second: map[string]time.Time{}}
+	g := &gossip{since: map[peer.ID]time.Time{}, frames: newBudget(framesOfEach, framesOfAll)}
 	var err error
 	g.ps, err = pubsub.NewGossipSub(ctx, h,
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor(),
@@ -109,11 +108,7 @@ func newGossip(ctx context.Context, h host.Host, j judge) (*gossip, error) {
 // check turns a ruling into pubsub's. pubsub blames everyone who sends a rejected id, so it may reject only what has an
 // id of its own: a forged signature over a true payload is the forger's fault, not that of who then brings the true one.
 func (g *gossip) check(j judge, from peer.ID, m *pubsub.Message) pubsub.ValidationResult {
-	r := j.rule(from, m.Data)
-	if r.payload && (r.better || r.Verdict == announce.Reject) {
-		g.lookAgain(messageID(m.Message), time.Now())
-	}
-	switch {
+	switch r := j.rule(from, m.Data); {
 	case r.Verdict == announce.Accept:
 		return pubsub.ValidationAccept
 	case r.Verdict == announce.Reject && r.payload:
@@ -125,31 +120,38 @@ func (g *gossip) check(j judge, from peer.ID, m *pubsub.Message) pubsub.Validati
 	return pubsub.ValidationIgnore
 }
 
-// lookAgain notes an id of which other bytes would be of use: pubsub takes one message of an id and drops the others
-// unseen, so whoever is first with false signatures, or without the one that wakes, would silence the true one.
-func (g *gossip) lookAgain(id string, now time.Time) {
+// copied reports whether m may be a copy of what pubsub has seen, and gives what it says. pubsub takes one message of an id and
+// drops the others unseen. Whoever is first with a true payload, but with false signatures, or without the one that wakes, or
+// with an empty purse, would silence it: so the node looks at each copy. Of one that it knows already it makes short work.
+func (g *gossip) copied(m *pb.Message, now time.Time) (*announce.SignedAnnouncement, bool) {
+	sa, err := announce.ParseAnnouncement(m.GetData())
+	if err != nil {
+		return nil, false // its id is that of its bytes: the verdict on one is the verdict on all
+	}
+	id := sa.ID()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for other, until := range g.second {
-		if now.After(until) || len(g.second) >= maxSecond {
-			delete(g.second, other)
-		}
-	}
-	g.second[id] = now.Add(seenFor)
+	return sa, g.seen.add(binary.BigEndian.Uint64(id[:]), now)
 }
 
-// secondLook reports whether m is one that pubsub will drop unseen and the node should see.
-func (g *gossip) secondLook(m *pb.Message, now time.Time) bool {
-	g.mu.Lock()
-	none := len(g.second) == 0
-	g.mu.Unlock()
-	if none || len(m.GetData()) > announce.MaxEnvelope {
-		return false
+// recent remembers numbers for rememberFor at least, and at most for twice as long. There are no more than framesOfAll lets
+// through in that time, 13,000.
+type recent struct {
+	young, old map[uint64]bool
+	since      time.Time
+}
+
+// rememberFor is how long pubsub may drop copies.
+const rememberFor = seenFor + time.Minute
+
+// add reports whether id was added before.
+func (r *recent) add(id uint64, now time.Time) bool {
+	if now.Sub(r.since) >= rememberFor { // also at first
+		r.old, r.young, r.since = r.young, map[uint64]bool{}, now
 	}
-	id := messageID(m)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return now.Before(g.second[id])
+	again := r.young[id] || r.old[id]
+	r.young[id] = true
+	return again
 }
 
 var errFlood = errors.New("more gossip than allowed")
@@ -174,8 +176,8 @@ func (g *gossip) inspect(from peer.ID, rpc *pubsub.RPC, j judge) error {
 		trim(c)
 	}
 	for _, m := range rpc.GetPublish() {
-		if g.secondLook(m, now) {
-			j.second(from, m.GetData())
+		if sa, again := g.copied(m, now); again {
+			j.second(from, sa)
 		}
 	}
 	return nil
@@ -214,7 +216,7 @@ func (g *gossip) scores() map[peer.ID]float64 {
 func (g *gossip) held() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.frames.peers) + len(g.second)
+	return len(g.frames.peers) + len(g.seen.young) + len(g.seen.old)
 }
 
 // messageID is a hash of the payload alone, so that a relay cannot make a new message out of an old one by
@@ -316,15 +318,13 @@ func (g *gossip) deaf(now time.Time, connected, joined []peer.ID) []peer.ID {
 func (n *Node) judge() judge {
 	return judge{
 		rule: n.validate,
-		second: func(from peer.ID, envelope []byte) {
-			if sa, err := announce.ParseAnnouncement(envelope); err == nil {
-				n.post(func() { // few: gossip has its budget
-					if n.ruleOn(from, sa, true).Verdict == announce.Reject && n.net != nil {
-						ps := n.net.gossip.ps // its goroutine may be waiting for ours
-						n.spawn(func(context.Context) { ps.PeerFeedback(topicName, from, pubsub.PeerFeedbackInvalidMessage) })
-					}
-				})
-			}
+		second: func(from peer.ID, sa *announce.SignedAnnouncement) {
+			n.post(func() { // few: gossip has its budget
+				if n.ruleOn(from, sa, true).Verdict == announce.Reject && n.net != nil {
+					ps := n.net.gossip.ps // its goroutine may be waiting for ours
+					n.spawn(func(context.Context) { ps.PeerFeedback(topicName, from, pubsub.PeerFeedbackInvalidMessage) })
+				}
+			})
 		},
 		flood:  func(from peer.ID) { n.post(func() { n.offence(from, errFlood) }) },
 		refuse: n.refusals.add,
@@ -369,22 +369,10 @@ func (n *Node) ruleOn(from peer.ID, sa *announce.SignedAnnouncement, tell bool) 
 		n.ex.asked[from] = now
 		n.exchange(from, nil)
 	}
-	return ruling{Verdict: res.Verdict, payload: true,
-		better: res.Verdict == announce.Accept && sa.Urgent && !n.catalog.Urgent(n.count.now(), sa.Product)}
+	return ruling{res.Verdict, true}
 }
 
-// learn offers an envelope to the catalog, whatever it costs.
-func (n *Node) learn(envelope []byte, from peer.ID) announce.Result {
-	sa, err := announce.ParseAnnouncement(envelope)
-	if err != nil {
-		n.malformed(envelope, err)
-		return announce.Malformed(err)
-	}
-	return n.offer(sa, from, nil)
-}
-
-// offer offers an announcement to the catalog. Whoever sends what a signature check refuses pays for it from purse, if
-// there is one.
+// offer offers an announcement to the catalog. Whoever sends what a signature check refuses pays for it from purse.
 func (n *Node) offer(sa *announce.SignedAnnouncement, from peer.ID, purse *budget) announce.Result {
 	if n.ex.foreign[from] { // not worth a check, and no lie
 		n.refusals.add(refusedForeign)
@@ -393,16 +381,16 @@ func (n *Node) offer(sa *announce.SignedAnnouncement, from peer.ID, purse *budge
 	res, done := n.catalog.Glance(sa)
 	if !done {
 		now := time.Now()
-		if purse != nil && !purse.may(now, from) {
+		if !purse.may(now, from) {
 			n.refusals.add(refusedBudget)
 			return announce.Result{Verdict: announce.Ignore, Reason: "too many announcements that were refused"}
 		}
-		if res = n.catalog.AddParsed(sa); res.Verdict != announce.Accept && purse != nil {
+		if res = n.catalog.AddParsed(sa); res.Verdict != announce.Accept {
 			purse.spend(now, from, len(sa.Signers()))
 		}
 	}
 	switch {
-	case res.Verdict == announce.Accept && res.Announcement != nil:
+	case res.Announcement != nil: // accepted
 		a := res.Announcement
 		n.log.Info("new release", slog.String("product", a.Product), slog.String("version", a.Version),
 			slog.Uint64("seq", a.Seq), slog.String("from", from.String()))

@@ -97,6 +97,138 @@ func TestHonestPeersPayNothing(t *testing.T) {
 	}
 }
 
+// Copies of an urgent release that may not wake cost nothing either: they are the same bytes.
+func TestUrgentCopiesCostNothing(t *testing.T) {
+	key := testKey(t)
+	n := offline(t, key)
+	env, err := (&announce.Announcement{Product: "p", RootVer: 1, Epoch: 1, Seq: 1, Version: "v", Urgent: true,
+		Manifest: store.RawCID(store.Sum(nil)), ManifestSize: 1}).Sign(key)
+	check(t, err)
+	for range 20 {
+		n.validate("honest", env)
+	}
+	if r := n.validate("honest", announcedAs(t, 2, key)); r.Verdict != announce.Accept {
+		t.Errorf("who has sent copies of an urgent release is not listened to: %v", r.Verdict)
+	}
+}
+
+// What is rejected in pubsub's sense is only what has an id of its own; a node's own announcements are not judged again.
+func TestVerdicts(t *testing.T) {
+	key := testKey(t)
+	n := testNode(t, key)
+	g := n.net.gossip
+	m := &pubsub.Message{Message: &pb.Message{Data: announcedAs(t, 1, key)}}
+	for _, c := range []struct {
+		ruling
+		want pubsub.ValidationResult
+	}{
+		{ruling{announce.Accept, true}, pubsub.ValidationAccept},
+		{ruling{announce.Ignore, true}, pubsub.ValidationIgnore},
+		{ruling{announce.Ignore, false}, pubsub.ValidationIgnore},
+		{ruling{announce.Reject, true}, pubsub.ValidationIgnore},
+		{ruling{announce.Reject, false}, pubsub.ValidationReject},
+	} {
+		if got := g.check(judge{rule: func(peer.ID, []byte) ruling { return c.ruling }}, "somebody", m); got != c.want {
+			t.Errorf("%+v: %v, want %v", c.ruling, got, c.want)
+		}
+	}
+	if v := n.validate("somebody", m.Data).Verdict; v != announce.Accept {
+		t.Fatal(v)
+	}
+	check(t, g.publish(t.Context(), m.Data)) // known here, and told to others all the same
+	kept := n.catalog.Digest()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(Config{Home: n.cfg.Home})
+	check(t, err)
+	defer again.Close()
+	if again.catalog.Digest() != kept {
+		t.Error("what was gossiped is not kept")
+	}
+}
+
+// Who speaks of a trust root that is newer than ours is asked for it, once a minute, and only if he is here.
+func TestWhoIsAskedForARoot(t *testing.T) {
+	key := testKey(t)
+	n := testNode(t, key)
+	o := newOutsider(t, n)
+	o.meet(t)
+	env := func(version, seq uint64) []byte {
+		env, err := (&announce.Announcement{Product: "p", RootVer: version, Epoch: 1, Seq: seq, Version: "v",
+			Manifest: store.RawCID(store.Sum(nil)), ManifestSize: 1}).Sign(key)
+		check(t, err)
+		return env
+	}
+	asks := func(from peer.ID, envelope []byte) bool {
+		until(t, "the exchange to end", func() bool {
+			done := false
+			n.do(func() { done = n.linked(o.ID()) && n.ex.begun > 0 && !n.ex.running[o.ID()] })
+			return done
+		})
+		before := time.Time{}
+		n.do(func() { before = n.ex.asked[from] })
+		n.validate(from, envelope)
+		now := before
+		n.do(func() { now = n.ex.asked[from] })
+		return now != before
+	}
+	had := counts(n)["root"]
+	if asks(o.ID(), env(1, 1)) || asks("nobody", env(2, 2)) || !asks(o.ID(), env(2, 3)) || asks(o.ID(), env(2, 4)) {
+		t.Error("the wrong one is asked, or the right one twice")
+	}
+	if c := counts(n)["root"] - had; c != 3 {
+		t.Errorf("%d were counted, want 3", c)
+	}
+	n.do(func() { n.ex.asked[o.ID()] = time.Now().Add(-time.Minute - time.Second) })
+	if !asks(o.ID(), env(2, 5)) {
+		t.Error("after a minute it is not asked again")
+	}
+}
+
+// Nobody can silence a true release by being first with it while the node does not listen to him: a copy from another neighbour
+// is looked at.
+func TestNobodyIsSilenced(t *testing.T) {
+	key, forger := newPen(t), newPen(t)
+	n := openNode(t, Config{}, rootOf(t, key, announce.ProductRule{Pattern: "*"}))
+	runNode(t, n)
+	for seq, c := range []struct {
+		what string
+		mute func(t *testing.T, o *outsider) // has the node ignore what o sends
+		as   string
+	}{
+		{"signatures that cost too much", func(t *testing.T, o *outsider) {
+			o.gossiped(t, announcedAs(t, 101, forger.PrivateKey), announcedAs(t, 102, forger.PrivateKey))
+		}, "budget"},
+		{"another trust root", func(t *testing.T, o *outsider) {
+			met := func() (met bool) {
+				n.do(func() { met = n.ex.begun > 0 && !n.ex.running[o.ID()] && n.linked(o.ID()) })
+				return met
+			}
+			until(t, "the exchange", met)
+			n.do(func() { n.ex.foreign[o.ID()] = true })
+		}, "foreign"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			had := counts(n)
+			news := announcedAs(t, uint64(seq+1), key.PrivateKey)
+			liar, honest := newOutsider(t, n), newOutsider(t, n)
+			defer liar.Close()
+			defer honest.Close()
+			liar.meet(t)
+			c.mute(t, liar)
+			liar.gossiped(t, news)
+			until(t, "the node to ignore it", func() bool { return counts(n)[c.as] == had[c.as]+1 })
+			honest.meet(t)
+			honest.gossiped(t, news)
+			until(t, "the release", func() bool {
+				a, _, _ := latest(n, "p")
+				return a.Seq == uint64(seq+1)
+			})
+		})
+	}
+}
+
 // What no honest node sends is taken out of a frame before pubsub sees it.
 func TestTrim(t *testing.T) {
 	ids := make([]string, 1000)
@@ -125,7 +257,7 @@ func TestTrim(t *testing.T) {
 
 // A neighbour may send many frames at once and then some; who goes on is not heard, and then shut out. Others are heard.
 func TestFloodOfFrames(t *testing.T) {
-	g := &gossip{frames: newBudget(framesOfEach, framesOfAll), second: map[string]time.Time{}}
+	g := &gossip{frames: newBudget(framesOfEach, framesOfAll)}
 	refused, shut := 0, 0
 	j := judge{flood: func(peer.ID) { shut++ }, refuse: func(refusal) { refused++ }}
 	for i := range 5 * floodFrames {
@@ -143,6 +275,12 @@ func TestFloodOfFrames(t *testing.T) {
 	if err := g.inspect("other", &pubsub.RPC{}, j); err != nil {
 		t.Errorf("another neighbour: %v", err)
 	}
+	// What a frame carries is cut to what honest nodes send.
+	loaded := &pubsub.RPC{}
+	loaded.Control = &pb.ControlMessage{Idontwant: []*pb.ControlIDontWant{{}}, Graft: make([]*pb.ControlGraft, 5)}
+	if err := g.inspect("other", loaded, j); err != nil || len(loaded.Control.Idontwant) != 0 || len(loaded.Control.Graft) != 1 {
+		t.Errorf("%v, left: %v", err, loaded.Control)
+	}
 	// One frame with many messages costs as much as many.
 	full := &pubsub.RPC{}
 	for range 300 {
@@ -156,24 +294,44 @@ func TestFloodOfFrames(t *testing.T) {
 	}
 }
 
-// Ids that get a second look are few, and not for ever.
-func TestSecondLook(t *testing.T) {
-	g := &gossip{second: map[string]time.Time{}}
+// Copies of what pubsub may have seen get a look, as long as it may drop them, and whatever else was seen meanwhile. What does
+// not parse gets none.
+func TestCopies(t *testing.T) {
+	g := &gossip{}
 	key := testKey(t)
-	now := time.Now()
-	m := &pb.Message{Data: announcedAs(t, 1, key)}
-	if g.secondLook(m, now) {
-		t.Error("an id that nobody noted gets a second look")
+	start := time.Now()
+	copied := func(data []byte, after time.Duration) bool {
+		_, again := g.copied(&pb.Message{Data: data}, start.Add(after))
+		return again
 	}
-	for i := range 1000 {
-		g.lookAgain(fmt.Sprint(i), now)
+	one := announcedAs(t, 1, key)
+	spoiled := bytes.Clone(one)
+	spoiled[len(spoiled)-1] ^= 1
+	if copied(one, 0) {
+		t.Error("the first is taken for a copy")
 	}
-	g.lookAgain(messageID(m), now)
-	if len(g.second) > maxSecond {
-		t.Errorf("%d ids are noted, limit %d", len(g.second), maxSecond)
+	if !copied(one, 0) || !copied(spoiled, time.Second) {
+		t.Error("a copy, or one with another signature, gets no look")
 	}
-	if !g.secondLook(m, now) || g.secondLook(m, now.Add(seenFor+time.Second)) {
-		t.Error("a second look is for as long as pubsub drops copies, no less and no more")
+	for i := range uint64(1000) {
+		if copied(announcedAs(t, i+2, key), time.Second) {
+			t.Fatal("another one is taken for a copy")
+		}
+	}
+	if !copied(one, rememberFor-time.Second) || !copied(spoiled, 2*rememberFor-2*time.Second) {
+		t.Error("forgotten while pubsub may drop copies")
+	}
+	last := announcedAs(t, 1000, key)
+	if copied(last, 3*rememberFor) {
+		t.Error("remembered for ever")
+	}
+	if copied([]byte("x"), 0) || copied([]byte("x"), 0) {
+		t.Error("what does not parse gets a second look")
+	}
+	copied(last, 5*rememberFor)
+	copied(last, 7*rememberFor)
+	if n := len(g.seen.young) + len(g.seen.old); n > 2 {
+		t.Errorf("%d are remembered", n)
 	}
 }
 

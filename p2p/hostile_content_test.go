@@ -5,13 +5,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"satchel/announce"
 	"satchel/fetch"
 	"satchel/store"
+	"satchel/store/manifest"
 )
 
 // The tests TestHostileNN are about one kind of hostile input each.
@@ -65,7 +68,10 @@ func contentServer(t *testing.T) (v *served, small, large, part *store.ChunkList
 	part = put(bytes.Repeat([]byte("part!"), 100_000), 1)
 	srv := newServer(st, slog.New(slog.DiscardHandler))
 	srv.sent = func(peer.ID, int) {}
-	return &served{srv: srv, wake: make(chan struct{}, 1), watches: map[cid.Cid]*watch{}}, small, large, part
+	gives := &contents{blobs: []uint64{halfOf(small.Blob), halfOf(large.Blob), halfOf(part.Blob)}}
+	slices.Sort(gives.blobs)
+	watches := map[cid.Cid]*watch{store.RawCID(store.Sum([]byte("manifest"))): {gives: gives}}
+	return &served{srv: srv, wake: make(chan struct{}, 1), watches: watches}, small, large, part
 }
 
 // wantFrame is the body of a frame with one request.
@@ -203,8 +209,8 @@ func TestHostile63Ranges(t *testing.T) {
 	}
 }
 
-// TestHostile64NotForYou: what is not given, for whatever reason, looks like what was never heard of. Nothing that is not content of a
-// release is in a store.
+// TestHostile64NotForYou: what is not given, for whatever reason, looks like what was never heard of. What belongs to no release that
+// the requester has named is not even looked for, so an answer takes no more or less time when it is here.
 func TestHostile64NotForYou(t *testing.T) {
 	v, small, _, part := contentServer(t)
 	unknown, err := v.reply(nil, request{id: 9, blob: store.RawCID(store.Sum([]byte("unknown"))), length: 5})
@@ -226,5 +232,72 @@ func TestHostile64NotForYou(t *testing.T) {
 	}
 	if out, _ := v.control(nil); !bytes.Equal(out, unknown) {
 		t.Errorf("answer %x to what was taken back", out)
+	}
+	v.srv.store = nil // whoever looks panics
+	clear(v.watches)
+	for _, q := range []request{{id: 9, blob: small.Blob, length: 5}, {id: 9, kind: fetch.List, blob: part.Blob, length: 1000}} {
+		if out, err := v.reply(nil, q); err != nil || !bytes.Equal(out, unknown) {
+			t.Errorf("answer %x to %+v, of no release that was named, %x to an unknown blob, %v", out, q, unknown, err)
+		}
+	}
+}
+
+// TestContentsAreReadOnce: a manifest is read at the first watch, not at every; what is no release any more is forgotten
+// when there is much to remember; before its manifest is here, only that is given of a release.
+func TestContentsAreReadOnce(t *testing.T) {
+	st, err := store.Open(t.TempDir())
+	check(t, err)
+	t.Cleanup(func() { st.Close() })
+	srv := newServer(st, slog.New(slog.DiscardHandler))
+	gone := map[cid.Cid]bool{}
+	srv.holdings = func(m cid.Cid) (fetch.HaveMap, bool) { return fetch.HaveMap{}, !gone[m] }
+	put := func(seq uint64) (cid.Cid, []manifest.Blob) {
+		a := announce.Announcement{Product: "lessons", Epoch: 1, Seq: seq, Version: "v"}
+		signInto(t, st, &a, map[string]string{"x": random(100)})
+		list, err := st.Manifest(a.Manifest)
+		check(t, err)
+		return a.Manifest, list.Blobs()
+	}
+	first, blobs := put(1)
+	_, c := srv.look(first)
+	if _, again := srv.look(first); c != again {
+		t.Error("read twice")
+	}
+	_, others := put(2)
+	if !c.has(first) || !c.has(blobs[0].CID) || c.has(others[0].CID) {
+		t.Errorf("%v gives its manifest %v, its blob %v, another's %v", c, c.has(first), c.has(blobs[0].CID), c.has(others[0].CID))
+	}
+	coming := store.RawCID(store.Sum([]byte("coming")))
+	if _, c := srv.look(coming); !c.has(coming) || c.has(blobs[0].CID) || srv.known[coming] != nil {
+		t.Error("before its manifest is here, only that belongs to a release, and only for now")
+	}
+	gone[first] = true
+	if _, c := srv.look(first); c.has(first) || c.has(blobs[0].CID) {
+		t.Error("what is no release here is given to whoever names it")
+	}
+	for seq := uint64(3); len(srv.known) < maxWatches; seq++ {
+		m, _ := put(seq)
+		srv.look(m)
+	}
+	last, _ := put(1000)
+	if srv.look(last); srv.known[first] != nil || srv.known[last] == nil || len(srv.known) != maxWatches {
+		t.Errorf("%d manifests are remembered, among them one that is no release here: %v", len(srv.known), srv.known[first] != nil)
+	}
+}
+
+// TestMapBeforeContent: requests that come on the heels of a watch wait until it is known what belongs to it.
+func TestMapBeforeContent(t *testing.T) {
+	v, small, _, _ := contentServer(t)
+	v.srv.holdings = func(cid.Cid) (fetch.HaveMap, bool) { return fetch.HaveMap{}, false }
+	check(t, v.accept(frameWant, wantFrame(1, fetch.Bytes, small.Blob, 0, 5)))
+	check(t, v.accept(frameWatch, &body{b: small.Blob.Bytes()}))
+	if got := v.take(); len(got) != 0 {
+		t.Fatalf("%d requests are answered before the map is sent", len(got))
+	}
+	if out, _ := v.control(nil); len(out) == 0 {
+		t.Error("no map")
+	}
+	if got := v.take(); len(got) != 1 {
+		t.Errorf("%d requests are answered after the map, want 1", len(got))
 	}
 }

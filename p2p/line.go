@@ -24,30 +24,55 @@ import (
 	"satchel/store/manifest"
 )
 
-// line is one product that this node follows or carries. Owned by the node's goroutine; its job runs beside.
+// line is one product that this node follows or carries. Owned by the node's goroutine; its job, a fetch, runs beside. What comes
+// after the fetch is the place's.
 //
-//	fetching ──► whole ──► staging ──► ready ──apply──► active
-//	    └──────────┴──────────┴── failed: tried again after a while
+//	fetching ──► whole
+//	    └── failed: tried again after a while
 type line struct {
-	product  string
-	dir      string       // image directory; "" when only carried
-	img      *image.Image // nil when dir is "" or cannot be opened
-	job      *job
-	err      error
-	failed   cid.Cid   // the release that err is about; undefined: any
-	retryAt  time.Time // zero: now
-	patience time.Duration
-	last     *FetchStatus // of the newest finished fetch
-	lastOf   cid.Cid
+	product string
+	place   *place // nil when only carried
+	wanted  int    // how many changes of images wait for its newest release
+	job     *job
+	trouble
+	last   *FetchStatus // of the newest finished fetch
+	lastOf cid.Cid
 }
 
-// job is the work on one release: a fetch, or laying down a tree.
+// trouble is why something does not get on. It is tried again after a while, each time after twice as long.
+type trouble struct {
+	err      error
+	about    string    // what err is about: other work need not wait; empty: all of it
+	retryAt  time.Time // zero: now
+	patience time.Duration
+}
+
+// calm forgets a failure that is over.
+func (t *trouble) calm() { *t = trouble{} }
+
+func (t *trouble) note(err error, about string) {
+	t.err, t.about = err, about
+	t.patience = min(max(2*t.patience, 2*time.Second), maxRetry)
+	t.retryAt = time.Now().Add(t.patience)
+}
+
+// waiting says whether what it is about must wait.
+func (t *trouble) waiting(about string) bool {
+	return time.Now().Before(t.retryAt) && (t.about == about || t.about == "")
+}
+
+// job is work beside the node's goroutine: a fetch, or laying down a tree.
 type job struct {
-	target  announce.Announcement
-	state   string // StateFetching or StateStaging
+	about   string                // what it brings about
+	mine    bool                  // a person waits for it
+	made    image.Deployment      // by a staging that has ended
+	want    []image.Release       // of a staging
+	target  announce.Announcement // of a fetch
+	state   string                // StateFetching or StateStaging
 	session *fetch.Session
 	cancel  context.CancelFunc
 	done    chan struct{}
+	err     error     // when done is closed
 	alone   time.Time // since when its fetch has no neighbour; zero: it has
 }
 
@@ -57,20 +82,16 @@ const (
 	lonely     = 30 * time.Second // a fetch that has no neighbour for so long makes room for another
 )
 
-func (l *line) cancelJob() {
-	if l.job != nil {
-		l.job.cancel()
+func (j *job) end() {
+	if j != nil {
+		j.cancel()
 	}
 }
 
 // restoreLines reads follows and carries from state.db.
 func (n *Node) restoreLines() {
 	n.db.all("carries", func(pattern string, _ []byte) { n.carries[pattern] = true })
-	n.db.all("follows", func(product string, dir []byte) {
-		l := n.line(product)
-		l.dir = string(dir)
-		n.openImage(l)
-	})
+	n.db.all("follows", func(product string, dir []byte) { n.line(product).place = n.placeAt(string(dir)) })
 	n.advanceAll()
 }
 
@@ -96,68 +117,6 @@ type storedFetch struct {
 	FetchStatus
 }
 
-func (n *Node) openImage(l *line) {
-	img, err := image.Open(l.dir)
-	if err != nil {
-		n.failLine(l, cid.Undef, imageError(l.dir, err))
-		return
-	}
-	l.img = img
-	l.calm()
-}
-
-// calm forgets a failure that is over.
-func (l *line) calm() { l.err, l.failed, l.patience, l.retryAt = nil, cid.Undef, 0, time.Time{} }
-
-// closingImage is an image that was given up while somebody worked on it.
-type closingImage struct {
-	img  *image.Image
-	done chan struct{}
-}
-
-// use keeps img open until unuse.
-func (n *Node) use(img *image.Image) { n.users[img]++ }
-
-func (n *Node) unuse(img *image.Image) {
-	if n.users[img]--; n.users[img] > 0 {
-		return
-	}
-	delete(n.users, img)
-	for dir, c := range n.closing {
-		if c.img == img {
-			img.Close()
-			delete(n.closing, dir)
-			close(c.done)
-		}
-	}
-}
-
-// giveUp closes l's image as soon as nobody works on it.
-func (n *Node) giveUp(l *line) {
-	if l.img == nil {
-		return
-	}
-	if n.users[l.img] > 0 {
-		n.closing[l.dir] = &closingImage{l.img, make(chan struct{})}
-	} else {
-		l.img.Close()
-	}
-	l.img = nil
-}
-
-func imageError(dir string, err error) error {
-	switch {
-	case errors.Is(err, syscall.ENOSPC):
-		return fail(CodeNoSpace, "make room on the disk of "+dir, fmt.Errorf("image %q: %w", dir, err))
-	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EACCES):
-		return fail(CodeReadOnly, "mount it read-write, or follow with an image directory that this user can write", fmt.Errorf("image %q: %w", dir, err))
-	}
-	if CodeOf(err) != "" {
-		return err
-	}
-	return fail(CodeConflict, "", fmt.Errorf("image %q: %w", dir, err))
-}
-
 // carried reports whether a carry pattern covers product.
 func (n *Node) carried(product string) bool {
 	for pattern := range n.carries {
@@ -168,6 +127,9 @@ func (n *Node) carried(product string) bool {
 	return false
 }
 
+// asked reports whether somebody here wants the product's newest release.
+func (n *Node) asked(l *line) bool { return l.place != nil || l.wanted > 0 || n.carried(l.product) }
+
 // advanceAll looks at every product that somebody here wants; those that are followed come first.
 func (n *Node) advanceAll() {
 	for _, h := range n.catalog.Heads() {
@@ -177,88 +139,42 @@ func (n *Node) advanceAll() {
 	}
 	for _, followed := range []bool{true, false} {
 		for _, l := range n.lines {
-			if (l.dir != "") == followed {
+			if (l.place != nil || l.wanted > 0) == followed {
 				n.advance(l)
 			}
 		}
 	}
+	for _, p := range n.places {
+		n.lay(p)
+	}
 }
 
-// advance starts the next step for l, if there is one to take and none is under way.
+// advance starts a fetch for l, if there is something to fetch and none is under way.
 func (n *Node) advance(l *line) {
 	target, _, ok := n.catalog.Latest(l.product)
-	waiting := time.Now().Before(l.retryAt) && (l.failed == target.Manifest || l.failed == cid.Undef)
-	if l.dir != "" && l.img == nil && !waiting {
-		if n.openImage(l); l.img == nil {
-			return
-		}
-	}
+	about := target.Manifest.String()
 	switch {
-	case !ok || (l.dir == "" && !n.carried(l.product)): // nobody wants it
-		l.cancelJob()
-		if l.img != nil || l.dir == "" {
-			l.calm()
-		}
-	case l.job != nil:
-		if l.job.target.Manifest != target.Manifest {
-			l.cancelJob() // something newer: what is on disk already is kept
-		}
-	case waiting || n.pruning:
-	case target.MinUpdater > formatLevel:
-		n.failLine(l, target.Manifest, fail(CodeTooNew, "update satchel on this machine first",
-			fmt.Errorf("%s %s needs a satchel that installs format %d; this one installs %d", l.product, target.Version, target.MinUpdater, formatLevel)))
-	case !n.db.complete(target.Manifest):
-		if n.canFetch(target.Manifest) && len(n.sessions) < maxFetches {
-			n.startFetch(l, target)
-		}
-	case l.dir == "", n.behindLive(l, &target):
+	case !ok || !n.asked(l):
+		l.job.end()
 		l.calm()
-	default:
-		if _, ok := deployed(l.img, &target); ok {
-			l.calm()
-		} else {
-			n.startStage(l, target)
+	case l.job != nil:
+		if l.job.about != about {
+			l.job.end() // something newer: what is on disk already is kept
 		}
+	case l.waiting(about) || n.pruning:
+	case target.MinUpdater > formatLevel:
+		n.failLine(l, about, fail(CodeTooNew, "update satchel on this machine first",
+			fmt.Errorf("%s %s needs a satchel that installs format %d; this one installs %d", l.product, target.Version, target.MinUpdater, formatLevel)))
+	case n.db.complete(target.Manifest):
+		l.calm()
+	case n.canFetch(target.Manifest) && len(n.sessions) < maxFetches:
+		n.startFetch(l, target)
 	}
 }
 
-// behindLive reports whether a is older than what is live: neighbours know less than this machine did before it lost its
-// catalog. Only a person who rolled back, or who replaced the trust root, makes a machine go to a lower number.
-func (n *Node) behindLive(l *line, a *announce.Announcement) bool {
-	if l.img == nil {
-		return false
-	}
-	live, ok := l.img.Live()
-	if !ok || live.Release.Product != a.Product || live.Release.Epoch < a.Epoch || live.Release.Epoch == a.Epoch && live.Release.Seq <= a.Seq {
-		return false
-	}
-	_, anew := n.db.get("anew", a.Product)
-	return !anew
-}
-
-// isRelease reports whether d is what a announces: a recall is another deployment of the same manifest.
-func isRelease(d image.Deployment, a *announce.Announcement) bool {
-	return d.Release.Manifest == a.Manifest && d.Release.Epoch == a.Epoch && d.Release.Seq == a.Seq
-}
-
-func deployed(img *image.Image, a *announce.Announcement) (image.Deployment, bool) {
-	all, err := img.List()
-	if err != nil {
-		return image.Deployment{}, false
-	}
-	for _, d := range all {
-		if isRelease(d, a) {
-			return d, true
-		}
-	}
-	return image.Deployment{}, false
-}
-
-// failLine notes why l does not get on with a release and tries again later; each time the wait doubles.
-func (n *Node) failLine(l *line, release cid.Cid, err error) {
-	l.err, l.failed = err, release
-	l.patience = min(max(2*l.patience, 2*time.Second), maxRetry)
-	l.retryAt = time.Now().Add(l.patience)
+// failLine notes why l does not get on with a release and tries again later.
+func (n *Node) failLine(l *line, about string, err error) {
+	l.note(err, about)
 	n.log.Warn("product is stuck", slog.String("product", l.product), slog.Any("err", err))
 	n.touch()
 }
@@ -274,8 +190,8 @@ func (n *Node) retryLines() {
 			case j.alone.IsZero():
 				j.alone = now
 			case len(n.sessions) >= maxFetches && now.Sub(j.alone) > lonely:
-				l.retryAt, l.failed = now.Add(lonely), j.target.Manifest
-				l.cancelJob()
+				l.retryAt, l.about = now.Add(lonely), j.about
+				j.end()
 			}
 		}
 		if l.job == nil && !l.retryAt.IsZero() && !now.Before(l.retryAt) {
@@ -283,26 +199,33 @@ func (n *Node) retryLines() {
 			n.advance(l)
 		}
 	}
+	for _, p := range n.places {
+		if p.job == nil && !p.retryAt.IsZero() && !now.Before(p.retryAt) {
+			p.retryAt = time.Time{}
+			n.lay(p)
+		}
+	}
 }
 
-// startJob runs work beside the node's goroutine and finish on it.
-func (n *Node) startJob(l *line, j *job, work func(ctx context.Context) error, finish func(err error)) {
+// startJob runs work beside the node's goroutine and finish on it; its trouble is noted. at is where the job is kept.
+func (n *Node) startJob(at **job, t *trouble, j *job, work func(ctx context.Context) error, finish func(err error)) {
 	parent, wg := n.owner()
 	ctx, cancel := context.WithCancel(parent)
 	j.cancel, j.done = cancel, make(chan struct{})
-	l.job = j
+	*at = j
 	n.touch()
 	wg.Add(1)
 	go func() {
 		defer wg.Done()
 		err := work(ctx)
 		n.do(func() {
-			l.job = nil
+			*at = nil
 			switch {
 			case err == nil:
-				l.calm()
+				t.calm()
 			case ctx.Err() == nil:
-				n.failLine(l, j.target.Manifest, err)
+				t.note(err, j.about)
+				n.log.Warn("stuck", slog.String("while", j.state), slog.Any("err", err))
 			}
 			finish(err)
 			if parent.Err() == nil {
@@ -311,6 +234,7 @@ func (n *Node) startJob(l *line, j *job, work func(ctx context.Context) error, f
 			n.touch()
 		})
 		cancel()
+		j.err = err
 		close(j.done)
 		debug.FreeOSMemory() // a long list of files was in hand; an idle node should not sit on it
 	}()
@@ -322,12 +246,17 @@ func (n *Node) startFetch(l *line, target announce.Announcement) {
 	if n.sessions[m] != nil { // the very same content is under way for somebody else; its end comes back here
 		return
 	}
-	may := n.policy(l.product)
+	may, room := n.policy(l.product), n.roomFor(l)
 	s := n.beginSession(fetch.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq, Manifest: m,
 		ManifestSize: target.ManifestSize, TotalSize: target.TotalSize, Recall: target.Recall},
-		func(m *manifest.Manifest) error { return m.Check(may) })
+		func(m *manifest.Manifest) error {
+			if err := m.Check(may); err != nil {
+				return err
+			}
+			return room(m)
+		})
 	n.log.Info("fetching", slog.String("product", l.product), slog.String("version", target.Version), slog.Uint64("seq", target.Seq))
-	n.startJob(l, &job{target: target, state: StateFetching, session: s}, func(ctx context.Context) error {
+	n.startJob(&l.job, &l.trouble, &job{about: m.String(), target: target, state: StateFetching, session: s}, func(ctx context.Context) error {
 		return fetchError(n.cfg.Home, s.Run(ctx))
 	}, func(err error) {
 		if errors.Is(err, store.ErrMismatch) {
@@ -388,7 +317,10 @@ func (n *Node) endSession(m cid.Cid, err error) error {
 
 // fetchError adds what to do about a disk that takes no more.
 func fetchError(home string, err error) error {
+	var mine *Error
 	switch {
+	case errors.As(err, &mine): // what was checked before fetching
+		return mine
 	case errors.As(err, new(*manifest.PolicyError)):
 		return policyError(err)
 	case errors.Is(err, fetch.ErrRelease):
@@ -411,49 +343,6 @@ func releaseError(err error) error {
 // policyError adds what to do about files that the trust root does not allow.
 func policyError(err error) error {
 	return fail(CodeRefused, `its publisher changes the tree, or the holders of the root's keys allow it with "satchel root set"`, err)
-}
-
-// startStage lays the release's tree down beside the live one.
-func (n *Node) startStage(l *line, target announce.Announcement) {
-	img, may := l.img, n.policy(l.product)
-	n.use(img)
-	n.startJob(l, &job{target: target, state: StateStaging}, func(ctx context.Context) error {
-		return n.stage(ctx, img, target, may)
-	}, func(err error) {
-		n.unuse(img)
-		switch {
-		case err == nil:
-			n.log.Info("release ready", slog.String("product", l.product), slog.String("version", target.Version))
-		case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrMismatch):
-			n.doubt(target.Manifest) // fetched again, the missing part only
-		case errors.Is(err, context.Canceled), errors.Is(err, syscall.ENOSPC), CodeOf(err) == CodeRefused:
-		case l.img == img: // its directory may have gone away, and come back: look again
-			n.giveUp(l)
-		}
-	})
-}
-
-func (n *Node) stage(ctx context.Context, img *image.Image, target announce.Announcement, may manifest.Policy) error {
-	m, err := n.store.Manifest(target.Manifest)
-	if err != nil {
-		return fmt.Errorf("reading the manifest: %w", err)
-	}
-	if err := belongs(&m.Header, &target); err != nil { // it may have come for another release
-		return releaseError(err)
-	}
-	if err := m.Check(may); err != nil { // it may have come before the root changed
-		return policyError(err)
-	}
-	stage := img.Stage
-	if target.Recall {
-		stage = img.StageRecall
-	}
-	_, err = stage(ctx, image.Release{Product: target.Product, Epoch: target.Epoch, Seq: target.Seq,
-		Version: target.Version, Manifest: target.Manifest}, m, n.store, nil)
-	if errors.Is(err, syscall.ENOSPC) {
-		return fail(CodeNoSpace, `make room, for example with "satchel prune"; staging goes on by itself`, err)
-	}
-	return err
 }
 
 // doubt takes back that a release is whole here, and its manifest away if that is what is damaged.

@@ -527,16 +527,16 @@ func (n *Node) offence(p peer.ID, why error) {
 	n.touch()
 }
 
-// holdings answers a watcher: what is held here of a manifest.
-func (n *Node) holdings(m cid.Cid) (hm fetch.HaveMap) {
+// holdings answers a watcher: what is held here of a manifest, and whether it is that of a release that is here or comes.
+func (n *Node) holdings(m cid.Cid) (hm fetch.HaveMap, here bool) {
 	n.do(func() {
 		if s := n.sessions[m]; s != nil {
-			hm = s.Holdings()
+			hm, here = s.Holdings(), true
 		} else if n.db.complete(m) {
-			hm = fetch.HaveMap{All: true, Manifest: true}
+			hm, here = fetch.HaveMap{All: true, Manifest: true}, true
 		}
 	})
-	return hm
+	return hm, here
 }
 
 // rounds is what has to be looked at now and then: deaf neighbours, connections that libp2p dropped silently.

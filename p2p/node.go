@@ -18,7 +18,6 @@ import (
 	"satchel/fetch"
 	"satchel/p2p/beacon"
 	"satchel/store"
-	"satchel/store/image"
 )
 
 // Config says what a Node is to be. Only Home must be set.
@@ -63,6 +62,8 @@ type Node struct {
 	nextStamp int64 // when the next timestamp is due, by count
 	stampErr  error // why the last timestamp was not signed
 	lines     map[string]*line
+	places    map[string]*place // by directory
+	holding   bool              // a hold was on when it was looked at last
 	carries   map[string]bool
 	sessions  map[cid.Cid]*fetch.Session
 	net       *running
@@ -72,10 +73,8 @@ type Node struct {
 	changed   chan struct{}
 	dirty     bool
 	pruning   bool
-	prunes    int                      // how often Prune has begun
-	sticks    map[string]*plugged      // by name
-	users     map[*image.Image]int     // who works on an image beside the node's goroutine
-	closing   map[string]*closingImage // by directory: given up, closed when its users are done
+	prunes    int                 // how often Prune has begun
+	sticks    map[string]*plugged // by name
 	usage     StoreStatus
 	usageAt   time.Time
 	counting  bool
@@ -94,9 +93,9 @@ func Open(cfg Config) (n *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n = &Node{cfg: cfg, log: log, lock: lock, began: time.Now(), lines: map[string]*line{}, carries: map[string]bool{},
+	n = &Node{cfg: cfg, log: log, lock: lock, began: time.Now(), lines: map[string]*line{}, places: map[string]*place{}, carries: map[string]bool{},
 		sessions: map[cid.Cid]*fetch.Session{}, changed: make(chan struct{}),
-		sticks: map[string]*plugged{}, users: map[*image.Image]int{}, closing: map[string]*closingImage{}, ended: make(chan struct{})}
+		sticks: map[string]*plugged{}, ended: make(chan struct{})}
 	n.ex = newExchanges()
 	defer func() {
 		if err != nil {
@@ -162,6 +161,7 @@ func (n *Node) loop() {
 		case <-rounds.C:
 			n.rounds()
 			n.retryLines()
+			n.endHold()
 			n.keepCount()
 		case <-shown:
 			shown, n.dirty = nil, false
@@ -276,12 +276,9 @@ func (n *Node) Close() error {
 
 func (n *Node) release() error {
 	var errs []error
-	for _, c := range n.closing {
-		errs = append(errs, c.img.Close())
-	}
-	for _, l := range n.lines {
-		if l.img != nil {
-			errs = append(errs, l.img.Close())
+	for _, p := range n.places {
+		if p.img != nil {
+			errs = append(errs, p.img.Close())
 		}
 	}
 	if n.store != nil {

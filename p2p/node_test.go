@@ -459,6 +459,7 @@ func flip(b []byte, i int) []byte {
 }
 
 func TestHomeInUse(t *testing.T) {
+	t.Parallel() // it waits
 	m := newMesh(t)
 	l := m.open(t.TempDir())
 	_, err := p2p.Open(p2p.Config{Home: l.home})
@@ -469,8 +470,11 @@ func TestHomeInUse(t *testing.T) {
 	if err := l.Follow("one", img); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Follow("two", img); p2p.CodeOf(err) != p2p.CodeConflict {
+	if err := l.Follow("two", img); err != nil {
 		t.Errorf("two products in one image: %v", err)
+	}
+	if err := l.Follow("three", filepath.Join(img, "deploy", "x")); p2p.CodeOf(err) != p2p.CodeConflict {
+		t.Errorf("an image in an image: %v", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,12 +51,15 @@ const (
 // keeps no state of the node's.
 type server struct {
 	store    *store.Store
-	holdings func(manifest cid.Cid) fetch.HaveMap
+	holdings func(manifest cid.Cid) (m fetch.HaveMap, here bool) // here: a release that is whole here, or being fetched
 	sent     func(p peer.ID, n int)
 	offence  func(p peer.ID, err error)
 	watched  func(p peer.ID, manifest cid.Cid) // p fetches this, too; called without a lock, may wait
 	log      *slog.Logger
 	bufs     sync.Pool
+
+	reading chan struct{}         // capacity 1: whoever puts something in reads a manifest, and owns known
+	known   map[cid.Cid]*contents // by manifest
 
 	mu      sync.Mutex
 	streams map[*served]struct{}
@@ -63,6 +67,7 @@ type server struct {
 
 func newServer(st *store.Store, log *slog.Logger) *server {
 	return &server{store: st, log: log, streams: map[*served]struct{}{}, watched: func(peer.ID, cid.Cid) {},
+		reading: make(chan struct{}, 1), known: map[cid.Cid]*contents{},
 		bufs: sync.Pool{New: func() any { b := make([]byte, 0, replyBuffer+64); return &b }}}
 }
 
@@ -88,11 +93,28 @@ type request struct {
 	length uint32
 }
 
-// watch is what one requester has yet to be told of one manifest.
+// watch is what one requester has yet to be told of one manifest, and what it is given.
 type watch struct {
 	whole bool // send the whole map
 	news  []fetch.Have
 	due   time.Time
+	gives *contents // nil: not known yet, and the map comes first
+}
+
+// contents is what belongs to a release: all that is given to whoever watches it. Nothing belongs to the zero value.
+type contents struct {
+	manifest cid.Cid
+	blobs    []uint64 // half of each digest, in order: 8 bytes a blob
+}
+
+func (c *contents) has(b cid.Cid) bool {
+	_, ok := slices.BinarySearch(c.blobs, halfOf(b))
+	return ok || b == c.manifest
+}
+
+func halfOf(c cid.Cid) uint64 {
+	d := store.DigestOf(c)
+	return binary.BigEndian.Uint64(d[:])
 }
 
 // handle serves one stream until the peer closes it or breaks the protocol.
@@ -146,6 +168,38 @@ func (s *server) admit(v *served) bool {
 	}
 	s.streams[v] = struct{}{}
 	return true
+}
+
+// look says what is held here of a manifest, and what belongs to it. What belongs to releases that were watched is
+// remembered as long as they are here, so that nobody can have a manifest read again and again.
+func (s *server) look(m cid.Cid) (fetch.HaveMap, *contents) {
+	have, here := s.holdings(m)
+	if !here {
+		return have, &contents{}
+	}
+	s.reading <- struct{}{}
+	defer func() { <-s.reading }()
+	if c := s.known[m]; c != nil {
+		return have, c
+	}
+	c := &contents{manifest: m}
+	list, err := s.store.Manifest(m)
+	if err != nil {
+		return have, c // it comes: then watchers are told anew
+	}
+	for _, b := range list.Blobs() {
+		c.blobs = append(c.blobs, halfOf(b.CID))
+	}
+	slices.Sort(c.blobs)
+	if len(s.known) >= maxWatches {
+		for other := range s.known {
+			if _, here := s.holdings(other); !here {
+				delete(s.known, other)
+			}
+		}
+	}
+	s.known[m] = c
+	return have, c
 }
 
 // news tells every watcher of manifest what became available here; whole replaces the list by the full map.
@@ -226,7 +280,7 @@ func (v *served) acceptWatch(c cid.Cid, on bool) error {
 	case !on:
 		delete(v.watches, c)
 	case old || n < maxWatches:
-		v.watches[c] = &watch{whole: true, due: time.Now()}
+		v.watches[c] = &watch{whole: true, due: time.Now()} // also: what it gives must be looked up first
 	}
 	v.mu.Unlock()
 	if on && !old && n >= maxWatches {
@@ -349,10 +403,16 @@ func (v *served) writeReady() (wait time.Duration, ok bool) {
 	}
 }
 
-// take removes requests for about one buffer from the queue.
+// take removes requests for about one buffer from the queue. None while a map is to be sent first: it is not known then
+// what is given.
 func (v *served) take() []request {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	for _, w := range v.watches {
+		if w.gives == nil {
+			return nil
+		}
+	}
 	n, bytes := 0, 0
 	for n < len(v.queue) && bytes < replyBuffer/2 {
 		bytes += int(v.queue[n].length)
@@ -392,17 +452,39 @@ func (v *served) control(out []byte) ([]byte, time.Duration) {
 	}
 	v.mu.Unlock()
 	for _, m := range whole {
-		out = appendFrame(out, frameHaveMap, m.Bytes(), encodeHaveMap(v.srv.holdings(m)))
+		have, gives := v.srv.look(m)
+		v.mu.Lock()
+		if w := v.watches[m]; w != nil {
+			w.gives = gives
+		}
+		v.mu.Unlock()
+		out = appendFrame(out, frameHaveMap, m.Bytes(), encodeHaveMap(have))
 	}
 	return out, wait
 }
 
+// gives reports whether the requester gets anything of a blob: it has to name a release to which it belongs. So nobody can
+// find out what else lies in the store, not even by the time that an answer takes.
+func (v *served) gives(c cid.Cid) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, w := range v.watches {
+		if w.gives != nil && w.gives.has(c) {
+			return true
+		}
+	}
+	return false
+}
+
 // reply appends the answer to q, writing early when the buffer is full.
 func (v *served) reply(out []byte, q request) ([]byte, error) {
-	if q.kind == fetch.List {
+	switch {
+	case !v.gives(q.blob):
+		return appendFrame(out, frameGone, binary.AppendUvarint(nil, q.id)), nil
+	case q.kind == fetch.List:
 		return v.replyList(out, q)
 	}
-	if len(out)+int(q.length)+32 > replyBuffer+64 && len(out) > 0 {
+	if len(out)+int(q.length)+32 > replyBuffer+64 {
 		if err := v.flush(out); err != nil {
 			return out, err
 		}

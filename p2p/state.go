@@ -36,12 +36,13 @@ import (
 //	history    product, epoch and seq of what was announced from this home → manifest CID
 //	marks      product → epoch, seq and floor: the highest that was ever accepted in the epoch
 //	anew       product → "": a person replaced the trust root, and its live release may be followed by a lower number
-//	meta       "port" → the port of the last run, "count" → the seconds that the home has counted
+//	policies   image directory → ask, auto or never
+//	meta       "hold" → until when nothing is applied; "port" → the port of the last run, "count" → the seconds that the home has counted
 type state struct {
 	db *bolt.DB
 }
 
-var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps", "history", "marks", "anew"}
+var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps", "history", "marks", "anew", "policies"}
 
 func openState(home string) (*state, error) {
 	db, err := bolt.Open(filepath.Join(home, "state.db"), 0o600, &bolt.Options{Timeout: 2 * time.Second})
@@ -218,6 +219,12 @@ func (s *state) setComplete(m cid.Cid, whole bool) error {
 		return s.put("complete", m.String(), nil)
 	}
 	return s.delete("complete", m.String())
+}
+
+// getJSON reads what putJSON wrote; false when there is nothing that can be read.
+func (s *state) getJSON(bucket, key string, v any) bool {
+	text, ok := s.get(bucket, key)
+	return ok && json.Unmarshal(text, v) == nil
 }
 
 func (s *state) putJSON(bucket, key string, v any) error {

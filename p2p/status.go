@@ -17,6 +17,14 @@ type Status struct {
 	Products   []ProductStatus `json:"products"`
 	Store      StoreStatus     `json:"store"`
 	Clock      ClockStatus     `json:"clock"`
+	Hold       *HoldStatus     `json:"hold,omitempty"` // nothing is applied
+}
+
+// HoldStatus says until when live trees stay as they are.
+type HoldStatus struct {
+	Until  time.Time `json:"until"` // by this machine's clock when it was asked for
+	Left   int64     `json:"left_seconds"`
+	Reason string    `json:"reason,omitempty"`
 }
 
 // NodeStatus is who this node is and what it has moved since it started.
@@ -90,6 +98,9 @@ const (
 	StateActive   = "active"   // the newest release is live
 	StateHeld     = "held"     // carried or published here: content is whole here and passed on
 	StateFailed   = "failed"   // see Error and Hint; tried again by itself
+	StateArmed    = "armed"    // the newest release is tried at the next boot
+	StateTrying   = "trying"   // the machine has booted into it, and has not confirmed it yet
+	StateRejected = "rejected" // it failed its trial on this machine, and is not tried again by itself
 	StateRefused  = "refused"  // two releases claim one number: neither is taken
 )
 
@@ -101,10 +112,12 @@ type ProductStatus struct {
 	Carried   bool           `json:"carried"`
 	Published bool           `json:"published"` // announced from this home
 	Image     string         `json:"image,omitempty"`
+	Policy    string         `json:"policy,omitempty"`   // of the image: ask, auto or never
 	Newest    *ReleaseStatus `json:"newest,omitempty"`   // newest accepted announcement
 	Ready     *ReleaseStatus `json:"ready,omitempty"`    // staged and newer than live
 	Live      *ReleaseStatus `json:"live,omitempty"`     // what IMAGE/current shows
 	Previous  *ReleaseStatus `json:"previous,omitempty"` // what rollback goes back to
+	Trial     *ReleaseStatus `json:"trial,omitempty"`    // armed for the next boot, or being tried
 	Fetch     *FetchStatus   `json:"fetch,omitempty"`    // the fetch of Newest, while it runs and after
 	Error     string         `json:"error,omitempty"`
 	Hint      string         `json:"hint,omitempty"`
@@ -125,6 +138,8 @@ type ReleaseStatus struct {
 	Issued       int64  `json:"issued,omitempty"`
 	Recall       bool   `json:"recall,omitempty"` // older content under a newer number
 	Deployment   string `json:"deployment,omitempty"`
+	Product      string `json:"product,omitempty"` // where it is one of several
+	When         string `json:"when,omitempty"`    // after apply and rollback: now, next boot or nothing
 }
 
 // FetchStatus is what a fetch moves. Total = Had + Needed; what is needed comes from Local copies or is Fetched.

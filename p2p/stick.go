@@ -469,7 +469,10 @@ func (im *importing) learnDocuments(ctx context.Context, d *stick.Documents) err
 	if refused > 0 {
 		im.problem("%d documents in the catalog are false and were left alone", refused)
 	}
-	return errors.Join(err, ctx.Err())
+	if err == nil {
+		err = ctx.Err()
+	}
+	return err
 }
 
 // noteHead remembers what the stick announces, unless the catalog has nothing as new: then it did not believe it.
@@ -522,6 +525,9 @@ func (n *Node) plugIn(im *importing) error {
 		if l.job == nil {
 			l.calm() // what kept it from getting on may be over
 		}
+		if l.place != nil && l.place.job == nil {
+			l.place.calm()
+		}
 	}
 	n.advanceAll()
 	return nil
@@ -529,13 +535,13 @@ func (n *Node) plugIn(im *importing) error {
 
 // arrived reports whether nothing is left to do for a release: its content is whole, and its tree staged where it is followed.
 func (n *Node) arrived(l *line, a *announce.Announcement) bool {
-	if !n.db.complete(a.Manifest) || l.dir == "" {
+	if !n.db.complete(a.Manifest) || l.place == nil {
 		return n.db.complete(a.Manifest)
 	}
-	if l.img == nil {
+	if l.place.img == nil {
 		return false
 	}
-	_, ok := deployed(l.img, a)
+	_, ok := n.staged1(l.place, a)
 	return ok
 }
 
@@ -567,7 +573,7 @@ func (n *Node) unplug(p *plugged) {
 		}
 		for _, l := range n.lines {
 			if l.job != nil && l.job.session != nil && !n.canFetch(l.job.target.Manifest) {
-				l.cancelJob()
+				l.job.end()
 				ending = append(ending, l.job)
 			}
 		}
@@ -651,7 +657,7 @@ func (im *importing) spend(s *fetch.Session) {
 		im.needs[l.product] = s.Progress().BytesNeeded
 		p.wg.Go(func() { p.Leave(s) })
 		if !im.n.canFetch(m) {
-			l.cancelJob()
+			l.job.end()
 		}
 	}
 	im.n.touch()
@@ -664,11 +670,11 @@ func (im *importing) look() (fetches []*fetch.Session, done bool, p StickProgres
 	done = true
 	for _, l := range n.lines {
 		a, _, ok := n.catalog.Latest(l.product)
-		if !ok || l.dir == "" && !n.carried(l.product) || !im.plug.has(store.DigestOf(a.Manifest)) {
+		if !ok || l.place == nil && !n.carried(l.product) || !im.plug.has(store.DigestOf(a.Manifest)) {
 			continue
 		}
 		switch {
-		case l.job != nil && l.job.session != nil:
+		case l.job != nil:
 			pr := l.job.session.Progress()
 			im.moved[l.product] = [2]uint64{pr.BytesTotal - pr.BytesNeeded, pr.BytesTotal}
 			if im.plug.spent[l.job.target.Manifest] {
@@ -676,11 +682,11 @@ func (im *importing) look() (fetches []*fetch.Session, done bool, p StickProgres
 			}
 			fetches = append(fetches, l.job.session)
 			p.What, done = StateFetching, false
-		case l.job != nil:
+		case l.place != nil && l.place.job != nil:
 			done = false
 			im.moved[l.product] = [2]uint64{im.moved[l.product][1], im.moved[l.product][1]}
 			if p.What == "" {
-				p.What = l.job.state
+				p.What = l.place.job.state
 			}
 		case n.pruning:
 			done = false
@@ -725,7 +731,7 @@ func (im *importing) outcome(name string) (p ImportedProduct, ok bool) {
 	if !known && !n.refused(name) {
 		return p, false
 	}
-	followed := l != nil && l.dir != ""
+	followed := l != nil && l.place != nil
 	p.Followed = followed
 	switch {
 	case !known:
@@ -739,9 +745,9 @@ func (im *importing) outcome(name string) (p ImportedProduct, ok bool) {
 		if im.was[name] || l == nil {
 			p.Outcome = StickHere
 		}
-	case l.err != nil:
-		p.Outcome, p.Error, p.Hint = StickFailed, l.err.Error(), HintOf(l.err)
-		im.fails[name] = l.err
+	case l.failure() != nil:
+		p.Outcome, p.Error, p.Hint = StickFailed, l.failure().Error(), HintOf(l.failure())
+		im.fails[name] = l.failure()
 	case !im.plug.has(store.DigestOf(a.Manifest)):
 		p.Outcome = StickNews
 	default:

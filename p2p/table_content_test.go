@@ -33,7 +33,8 @@ type bench struct {
 	key    pen
 	honest *store.Store
 	good   *outsider
-	blob   manifest.Blob // a large one that the node has
+	list   cid.Cid       // the manifest of what the node has
+	blob   manifest.Blob // a large one of it
 }
 
 func newBench(t *testing.T) *bench {
@@ -47,6 +48,8 @@ func newBench(t *testing.T) *bench {
 	check(t, err)
 	list, err := b.n.Manifest("lessons", 0)
 	check(t, err)
+	newest, _, _ := b.n.catalog.Latest("lessons")
+	b.list = newest.Manifest
 	for _, blob := range list.Blobs() {
 		if blob.Size > b.blob.Size {
 			b.blob = blob
@@ -240,15 +243,23 @@ func (b *bench) slow(t *testing.T, product string, serve func(ask) []byte) {
 	o.Close()
 }
 
-// asking opens a stream of requests to the node.
-func (o *outsider) asking(t *testing.T) network.Stream {
+// asking opens a stream of requests to the node, for what belongs to the releases with these manifests.
+func (o *outsider) asking(t *testing.T, manifests ...cid.Cid) (network.Stream, *bufio.Reader) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testPatience)
 	defer cancel()
 	s, err := o.NewStream(ctx, o.of.id, protoBlobs)
 	check(t, err)
 	s.SetDeadline(time.Now().Add(testPatience))
-	return s
+	r := bufio.NewReader(s)
+	for _, m := range manifests {
+		_, err := s.Write(appendFrame(nil, frameWatch, m.Bytes()))
+		check(t, err)
+		if typ, _, err := readFrame(r, maxReplyFrame); err == nil && typ != frameHaveMap { // a stream too many is reset
+			t.Errorf("watching is answered with frame %d", typ)
+		}
+	}
+	return s, r
 }
 
 // want is one request for bytes.
@@ -268,7 +279,7 @@ func (b *bench) requester(t *testing.T) *outsider {
 func (b *bench) manyRequests(t *testing.T) {
 	before := snapshot(t, b.n, b.image)
 	o := b.requester(t)
-	s := o.asking(t)
+	s, _ := o.asking(t, b.list)
 	for i := 0; i < 10_000; i += 500 {
 		var reqs []byte
 		for j := range 500 {
@@ -288,10 +299,10 @@ func (b *bench) serves(t *testing.T) {
 	t.Helper()
 	o := b.requester(t)
 	defer o.Close()
-	s := o.asking(t)
+	s, r := o.asking(t, b.list)
 	_, err := s.Write(appendFrame(nil, frameWant, want(1, b.blob.CID, 0, 1000)))
 	check(t, err)
-	typ, data, err := readFrame(bufio.NewReader(s), maxReplyFrame)
+	typ, data, err := readFrame(r, maxReplyFrame)
 	if err != nil || typ != frameData || len(data) != 1001 {
 		t.Errorf("frame %d with %d bytes, %v", typ, len(data), err)
 	}
@@ -301,10 +312,10 @@ func (b *bench) manyStreams(t *testing.T) {
 	before := snapshot(t, b.n, b.image)
 	o := b.requester(t)
 	for i := range maxStreams + 1 {
-		s := o.asking(t)
+		s, r := o.asking(t, b.list)
 		_, err := s.Write(appendFrame(nil, frameWant, want(1, b.blob.CID, 0, 1)))
 		if err == nil {
-			_, _, err = readFrame(bufio.NewReader(s), maxReplyFrame)
+			_, _, err = readFrame(r, maxReplyFrame)
 		}
 		if (i < maxStreams) != (err == nil) {
 			t.Errorf("stream %d: %v", i, err)
@@ -315,7 +326,8 @@ func (b *bench) manyStreams(t *testing.T) {
 	}
 	o.Close()
 	o = b.requester(t)
-	_, err := o.asking(t).Write(manyWatches())
+	s, _ := o.asking(t)
+	_, err := s.Write(manyWatches())
 	check(t, err)
 	until(t, "the stranger to be shut out", func() bool { return shutOut(b.n, o.ID()) })
 	same(t, before, b.sound(t))
@@ -327,8 +339,7 @@ func (b *bench) ranges(t *testing.T) {
 	before := snapshot(t, b.n, b.image)
 	size := b.blob.Size
 	o := b.requester(t)
-	s := o.asking(t)
-	r := bufio.NewReader(s)
+	s, r := o.asking(t, b.list)
 	for i, c := range []struct{ offset, length uint64 }{{size, 1}, {size - 1, 2}, {size + 1, 0}, {1 << 62, 1}, {1 << 40, store.MaxChunk}} {
 		_, err := s.Write(appendFrame(nil, frameWant, want(uint64(i), b.blob.CID, c.offset, c.length)))
 		check(t, err)
@@ -349,7 +360,8 @@ func (b *bench) ranges(t *testing.T) {
 		append(want(1, b.blob.CID, 0, 1), 0), append(binary.AppendUvarint(nil, 1), 2),
 	} {
 		o := b.requester(t)
-		_, err := o.asking(t).Write(appendFrame(nil, frameWant, q))
+		s, _ := o.asking(t)
+		_, err := s.Write(appendFrame(nil, frameWant, q))
 		check(t, err)
 		until(t, "the stranger to be shut out", func() bool { return shutOut(b.n, o.ID()) })
 		o.Close()
@@ -358,35 +370,60 @@ func (b *bench) ranges(t *testing.T) {
 	b.serves(t)
 }
 
-// unannounced: nothing tells what is not here from what is here and no release.
+// unannounced: whatever lies in the store, only what belongs to a release that was told of is given, and to whoever names that
+// release. All else looks like what nobody ever heard of.
 func (b *bench) unannounced(t *testing.T) {
-	secret := []byte(random(1000))
-	c := store.RawCID(store.Sum(secret))
-	check(t, b.n.Store().Put(c, secret, 0o600))
-	check(t, b.n.Store().Sync())
+	st := b.n.Store()
+	secret := announce.Announcement{Product: "secret", Epoch: 1, Seq: 1, Version: "v"} // published, and not announced
+	signInto(t, st, &secret, map[string]string{"small": random(1000), "big": random(500_000)})
+	list, err := st.Manifest(secret.Manifest)
+	check(t, err)
+	stray := []byte(random(1000))
+	check(t, st.Put(store.RawCID(store.Sum(stray)), stray, 0o600))
+	check(t, st.Sync())
 	before := snapshot(t, b.n, b.image)
 	o := b.requester(t)
-	s := o.asking(t)
-	r := bufio.NewReader(s)
-	ask := func(c cid.Cid) (typ byte, raw []byte) {
+	defer o.Close()
+	s, r := o.asking(t, b.list, secret.Manifest)
+	ask := func(kind fetch.Kind, c cid.Cid, length uint64) (typ byte, raw []byte) {
 		t.Helper()
-		_, err := s.Write(appendFrame(nil, frameWant, want(7, c, 0, 1000)))
+		q := want(7, c, 0, length)
+		q[1] = byte(kind)
+		_, err := s.Write(appendFrame(nil, frameWant, q))
 		check(t, err)
 		typ, raw, err = readFrame(r, maxReplyFrame)
 		check(t, err)
 		return typ, raw
 	}
-	typ, unknown := ask(store.RawCID(store.Sum([]byte("unknown"))))
+	typ, unknown := ask(fetch.Bytes, store.RawCID(store.Sum([]byte("unknown"))), 1000)
 	if typ != frameGone {
 		t.Errorf("unknown: frame %d", typ)
 	}
-	if typ, raw := ask(c); typ != frameData && (typ != frameGone || !bytes.Equal(raw, unknown)) { // who knows its hash has had it
-		t.Errorf("not announced: frame %d with %d bytes", typ, len(raw))
+	hidden := func(what string, kind fetch.Kind, c cid.Cid, length uint64) {
+		t.Helper()
+		if typ, raw := ask(kind, c, length); typ != frameGone || !bytes.Equal(raw, unknown) {
+			t.Errorf("%s: frame %d with %d bytes", what, typ, len(raw))
+		}
 	}
+	hidden("a blob of no release", fetch.Bytes, store.RawCID(store.Sum(stray)), 1000)
+	hidden("the manifest of what was not announced", fetch.Bytes, secret.Manifest, secret.ManifestSize)
+	for _, blob := range list.Blobs() {
+		hidden("content that was not announced", fetch.Bytes, blob.CID, min(blob.Size, 1000))
+		hidden("a list that was not announced", fetch.List, blob.CID, 100_000)
+	}
+	if typ, raw := ask(fetch.Bytes, b.blob.CID, 1000); typ != frameData || len(raw) != 1001 {
+		t.Errorf("content of the release that was named: frame %d with %d bytes", typ, len(raw))
+	}
+	if typ, _ := ask(fetch.List, b.blob.CID, 100_000); typ != frameData {
+		t.Errorf("a list of the release that was named: frame %d", typ)
+	}
+	_, err = s.Write(appendFrame(nil, frameUnwatch, b.list.Bytes()))
+	check(t, err)
+	hidden("content of a release that is not named any more", fetch.Bytes, b.blob.CID, 1000)
+	hidden("a list of a release that is not named any more", fetch.List, b.blob.CID, 100_000)
 	if shutOut(b.n, o.ID()) {
 		t.Error("asking is no crime")
 	}
-	o.Close()
 	same(t, before, b.sound(t))
 }
 

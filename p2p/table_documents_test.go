@@ -538,7 +538,7 @@ func (d *desk) signatures() []documentRow {
 		R(19, "an announcement that is signed as a timestamp", as(ofTimestamp)),
 		R(19, "an announcement that is signed as a root", as(ofRoot)),
 		R(19, "an announcement that is signed as nothing", as("")),
-		{number: 19, input: "an announcement for a timestamp", docs: []document{{frameTimestamp, by(d.lessons)}}, exchange: "R signature"},
+		{number: 19, input: "an announcement for a timestamp", docs: []document{{frameTimestamp, by(d.lessons)}}, exchange: "R form"},
 		{number: 19, input: "a timestamp that is signed as an announcement", docs: []document{{frameTimestamp, signed(ofAnnouncement, stamp, d.stamp)}}, exchange: "R signature"},
 		{number: 19, input: "an announcement for a root", docs: []document{{frameRoot, by(d.lessons)}}, exchange: "B", person: true},
 		{number: 19, input: "a timestamp for a root", docs: []document{{frameRoot, signed(ofTimestamp, stamp, d.stamp)}}, exchange: "B", person: true},
@@ -749,17 +749,17 @@ func (d *desk) stamps(t *testing.T) []documentRow {
 		return docs
 	}
 	sign := func(fields []pair) []byte { return signed(ofTimestamp, cborMap(fields...), d.stamp) }
-	R := func(number int, input string, envelope []byte) documentRow {
-		return documentRow{number: number, input: input, docs: stamps(envelope), exchange: "R signature"}
+	R := func(number int, input, counter string, envelope []byte) documentRow {
+		return documentRow{number: number, input: input, docs: stamps(envelope), exchange: "R " + counter}
 	}
 	return []documentRow{
-		R(1, "a timestamp of 65537 bytes", sign(with(young, 64, cborBytes(make([]byte, announce.MaxTimestampEnvelope))))),
-		R(2, "a truncated timestamp", good[:len(good)-1]),
-		R(3, "bytes behind a timestamp", append(bytes.Clone(good), 0)),
+		R(1, "a timestamp of 65537 bytes", "form", sign(with(young, 64, cborBytes(make([]byte, announce.MaxTimestampEnvelope))))),
+		R(2, "a truncated timestamp", "form", good[:len(good)-1]),
+		R(3, "bytes behind a timestamp", "form", append(bytes.Clone(good), 0)),
 		{number: 9, input: "a timestamp with an unknown critical key", docs: stamps(sign(with(young, 4, cborUint(1)))), exchange: "I"},
-		R(12, "a flipped bit in a timestamp", flipped(good, len(good)-1)),
-		R(13, "a timestamp signed by a publisher", signed(ofTimestamp, cborMap(young...), d.lessons)),
-		R(18, "S is above L in a timestamp", envelope(cborMap(young...), malleable(d.stamp.sign(ofTimestamp, cborMap(young...))))),
+		R(12, "a flipped bit in a timestamp", "signature", flipped(good, len(good)-1)),
+		R(13, "a timestamp signed by a publisher", "signature", signed(ofTimestamp, cborMap(young...), d.lessons)),
+		R(18, "S is above L in a timestamp", "signature", envelope(cborMap(young...), malleable(d.stamp.sign(ofTimestamp, cborMap(young...))))),
 		{number: 25, input: "an older timestamp", docs: stamps(sign(stampFields(2, stampTime-9, "lessons", 2, 1))), exchange: "I"},
 		{number: 29, input: "a timestamp under a newer root", docs: stamps(sign(stampFields(3, stampTime+9, "lessons", 2, 9))), exchange: "I"},
 	}
@@ -855,10 +855,10 @@ func (d *desk) evidence(t *testing.T) {
 	}{
 		{"with a false signature", pack(sign("x.six", 2, "a", d.other), sign("x.six", 2, "b", d.other)), "R signature"},
 		{"of what is here, with a false signature", pack(d.current, sign("lessons", 2, "b", d.other)), "R signature"},
-		{"of two products", pack(true1, sign("x.five", 1, "b", d.lessons)), "R signature"},
-		{"of two numbers", pack(true1, sign("x.four", 2, "b", d.lessons)), "R signature"},
-		{"of one release", pack(true1, true1), "R signature"},
-		{"cut off", pack(true1, true2[:len(true2)-1]), "R signature"},
+		{"of two products", pack(true1, sign("x.five", 1, "b", d.lessons)), "R form"},
+		{"of two numbers", pack(true1, sign("x.four", 2, "b", d.lessons)), "R form"},
+		{"of one release", pack(true1, true1), "R form"},
+		{"cut off", pack(true1, true2[:len(true2)-1]), "R form"},
 		{"that claims to be long", document{frameEvidence, append([]byte{0xff, 0xff, 0xff, 0x7f}, true1...)}, "B"},
 		{"under a newer root", pack(signed(ofAnnouncement, cborMap(with(news("lessons", 2), fieldRootVersion, cborUint(3))...), d.lessons),
 			signed(ofAnnouncement, cborMap(with(with(news("lessons", 2), fieldRootVersion, cborUint(3)), fieldManifest, cborBytes(store.RawCID(store.Sum(nil)).Bytes()))...), d.lessons)), "I"},

@@ -240,7 +240,7 @@ func (n *Node) belowFloor(d image.Release) error {
 		floors = append(floors, [2]uint64{m.Epoch, m.Floor})
 	}
 	if root := n.catalog.Root(); root != nil {
-		if rule, ok := root.Rule(d.Product); ok && rule.Floor > 0 {
+		if rule, _ := root.Rule(d.Product); rule.Floor > 0 {
 			floors = append(floors, [2]uint64{rule.Epoch, rule.Floor})
 		}
 	}

@@ -160,6 +160,7 @@ const aDay = 24 * 3600
 func TestFreezeShows(t *testing.T) {
 	for name, wall := range map[string]int64{"right": 1_800_000_000, "1970": 0, "2099": 4_070_908_800} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := newMesh(t)
 			server, clock := &handClock{}, &handClock{}
 			server.wall.Store(1_800_000_000)
@@ -284,13 +285,17 @@ func TestServerSignsTimestamps(t *testing.T) {
 	s.run()
 	l := m.up(s.addr())
 	l.until("the release", func(st p2p.Status) bool { return len(st.Products) == 1 })
-	advance := func(wall, since int64) { clock.wall.Add(wall); clock.since.Add(since) }
+	advance := func(wall, since int64) { clock.wall.Add(wall); clock.since.Add(since); s.Look() }
 	asOf := func(l *laptop, at int64) {
 		t.Helper()
 		l.until("a timestamp", func(st p2p.Status) bool { return st.Products[0].Freshness.AsOf >= at })
 	}
 	s.until("the network", func(st p2p.Status) bool { return len(st.Neighbours) == 1 })
-	advance(3000, 3000)
+	advance(59, 59)
+	if st := s.Status(); st.Products[0].Freshness.AsOf != 0 || st.Node.TimestampErr != "" {
+		t.Errorf("signed before it had listened for a minute: %+v", st.Products[0].Freshness)
+	}
+	advance(2941, 2941)
 	asOf(s, 1_800_003_000)
 	asOf(l, 1_800_003_000)
 	advance(3601, 3601)

@@ -29,7 +29,7 @@ func (n *Node) Trust(rootFile []byte, force bool) error {
 				fmt.Errorf("trusting the root: %w", err))
 		}
 		for product, l := range n.lines {
-			if force && l.dir != "" { // it is a person who starts anew
+			if force && l.place != nil { // it is a person who starts anew
 				if err := n.db.put("anew", product, nil); err != nil {
 					return err
 				}
@@ -47,7 +47,8 @@ func (n *Node) call(f func() error) (err error) {
 	return err
 }
 
-// Follow keeps the image directory dir on the newest release of product. An image has one product.
+// Follow keeps the image directory dir on the newest release of product. An image may have several products, as long as no path
+// is in two of them.
 func (n *Node) Follow(product, dir string) error {
 	if err := announce.ValidProduct(product); err != nil {
 		return fail(CodeBadInput, "a product is named like xo-os or lessons.maths", err)
@@ -56,73 +57,82 @@ func (n *Node) Follow(product, dir string) error {
 	if err != nil {
 		return err
 	}
-	for {
-		var wait chan struct{}
-		err := n.call(func() error {
-			if c := n.closing[dir]; c != nil { // it was given up a moment ago, and somebody still works on it
-				wait = c.done
-				return nil
-			}
-			return n.follow(product, dir)
-		})
-		if wait == nil {
-			return err
-		}
-		<-wait
-	}
+	return n.call(func() error { return n.follow(product, dir) })
 }
 
 func (n *Node) follow(product, dir string) error {
-	hint := "give each product an image directory of its own, outside the store and outside other images' trees"
-	if dir == resolve(n.cfg.Home) || within(dir, filepath.Join(n.cfg.Home, "store")) || within(n.cfg.Home, filepath.Join(dir, "deploy")) {
-		return fail(CodeConflict, hint, fmt.Errorf("image %q and the store of %q are in each other's way", dir, n.cfg.Home))
-	}
-	for _, l := range n.lines {
-		switch {
-		case l.dir == "" || l.product == product && l.dir == dir:
-		case l.dir == dir:
-			return fail(CodeConflict, hint, fmt.Errorf("image %q already follows %s", dir, l.product))
-		case within(dir, filepath.Join(l.dir, "deploy")) || within(l.dir, filepath.Join(dir, "deploy")):
-			return fail(CodeConflict, hint, fmt.Errorf("image %q and the image %q of %s lie in one another's trees", dir, l.dir, l.product))
-		}
+	if err := n.mayFollow(product, dir); err != nil {
+		return err
 	}
 	l := n.line(product)
-	if l.dir == dir && l.img != nil {
+	if l.place != nil && l.place.dir == dir && l.place.img != nil {
 		return nil
 	}
-	img, err := image.Open(dir)
-	if err != nil {
-		return imageError(dir, err)
+	p := n.placeAt(dir)
+	n.use(p)
+	defer n.unuse(p)
+	if err := n.openPlace(p); err != nil {
+		return err
 	}
-	n.dropImage(l)
-	l.dir, l.img = dir, img
-	l.calm()
 	if err := n.db.put("follows", product, []byte(dir)); err != nil {
 		return err
 	}
+	n.moveTo(l, p)
 	n.advance(l)
+	n.lay(p)
 	n.touch()
 	return nil
 }
 
-func (n *Node) dropImage(l *line) {
-	l.cancelJob()
-	n.giveUp(l)
-	l.dir = ""
+// moveTo makes p the place that a product is followed into; nil: none.
+func (n *Node) moveTo(l *line, p *place) {
+	old := l.place
+	if old == p {
+		return
+	}
+	l.place = p
+	if old != nil {
+		old.job.end()
+		n.tidy(old)
+	}
+}
+
+// mayFollow says why a product cannot be followed into dir, or nil.
+func (n *Node) mayFollow(product, dir string) error {
+	if l := n.lines[product]; l != nil && l.place != nil && l.place.dir != dir {
+		if p := n.places[dir]; p != nil && p.busy {
+			return nil // another disk's image is changed for once
+		}
+	}
+	return n.mayHoldImage(dir)
+}
+
+// mayHoldImage says why dir cannot be an image directory, or nil.
+func (n *Node) mayHoldImage(dir string) error {
+	hint := "an image directory lies outside the store and outside other images' trees"
+	if dir == resolve(n.cfg.Home) || within(dir, filepath.Join(n.cfg.Home, "store")) || within(n.cfg.Home, filepath.Join(dir, "deploy")) {
+		return fail(CodeConflict, hint, fmt.Errorf("image %q and the store of %q are in each other's way", dir, n.cfg.Home))
+	}
+	for _, p := range n.places {
+		if p.dir != dir && (within(dir, filepath.Join(p.dir, "deploy")) || within(p.dir, filepath.Join(dir, "deploy"))) {
+			return fail(CodeConflict, hint, fmt.Errorf("image %q and the image %q lie in one another's trees", dir, p.dir))
+		}
+	}
+	return nil
 }
 
 // Unfollow leaves the image as it is and follows no longer.
 func (n *Node) Unfollow(product string) error {
 	return n.call(func() error {
 		l := n.lines[product]
-		if l == nil || l.dir == "" {
+		if l == nil || l.place == nil {
 			return fail(CodeNotFound, `"satchel status" lists what is followed`, fmt.Errorf("%s is not followed", product))
 		}
-		n.dropImage(l)
-		l.calm()
 		if err := n.db.delete("follows", product); err != nil {
 			return err
 		}
+		n.moveTo(l, nil)
+		l.calm()
 		n.advance(l)
 		n.touch()
 		return nil
@@ -304,6 +314,30 @@ func (n *Node) checkWhole(c cid.Cid) error {
 	return nil
 }
 
+// Check asks every connected neighbour for news, and tries at once what waits to be tried again. It does not wait for answers.
+func (n *Node) Check(context.Context) error {
+	return n.call(func() error {
+		if n.net == nil {
+			return fail(CodeOffline, `start it with "satchel up"`, errors.New("no node runs on this home"))
+		}
+		for _, l := range n.lines {
+			l.retryAt = time.Time{}
+		}
+		for _, p := range n.places {
+			p.retryAt = time.Time{}
+		}
+		now := time.Now()
+		for p, k := range n.net.table.known {
+			if k.connected {
+				n.ex.next[p] = now
+				n.repeatExchange(p, now)
+			}
+		}
+		n.advanceAll()
+		return nil
+	})
+}
+
 // Wait returns when the release seq of product (0: the newest known, and at least one) or a newer one is
 // staged (StateReady) or live (StateActive), or when ctx ends.
 func (n *Node) Wait(ctx context.Context, product string, seq uint64, state string) (ProductStatus, error) {
@@ -339,116 +373,135 @@ func reached(ps ProductStatus, seq uint64, state string) bool {
 	return at(ps.Live) || at(ps.Ready) || (ps.State == StateHeld && at(ps.Newest))
 }
 
-// Apply makes the staged newest release live. It needs no network.
+// Apply makes the newest release of product that is whole here live, or arms it for the next boot when it is a system; the
+// other products of its image are brought to what is whole here, too. It needs no network.
 func (n *Node) Apply(ctx context.Context, product string) (ReleaseStatus, error) {
-	if err := n.stageNow(ctx, product); err != nil {
+	if err := n.call(func() error { return n.mayApplyNewest(product) }); err != nil {
 		return ReleaseStatus{}, err
 	}
-	var out ReleaseStatus
-	err := n.call(func() error {
-		l, img, err := n.followed(product)
-		if err != nil {
-			return err
-		}
-		target, _, _ := n.catalog.Latest(product)
-		d, ok := deployed(img, &target)
-		if !ok {
-			return n.notReady(l, "nothing newer is staged for "+product)
-		}
-		if n.behindLive(l, &target) {
-			return fail(CodeOlder, "if the trust root was replaced on purpose, trust it again with --force",
-				fmt.Errorf("%s seq %d is older than what is live", product, target.Seq))
-		}
-		if live, ok := img.Live(); !ok || live.ID != d.ID {
-			if err := img.Activate(d.ID); err != nil {
-				return fmt.Errorf("activating %s: %w", d.ID, imageError(l.dir, err))
-			}
-			n.log.Info("release live", slog.String("product", product), slog.String("version", d.Release.Version))
-			if err := n.db.delete("anew", product); err != nil {
-				return err
-			}
-		}
-		out = *n.release1(d)
-		n.touch()
-		return nil
-	})
-	return out, err
-}
-
-// stageNow lays down a release whose content is whole but which no running job has staged yet, as when no
-// node runs.
-func (n *Node) stageNow(ctx context.Context, product string) error {
-	for {
-		var j *job
-		n.do(func() {
-			if l := n.lines[product]; l != nil {
-				l.retryAt = time.Time{}
-				n.advance(l)
-				j = l.job
-			}
-		})
-		if j == nil || j.state != StateStaging {
-			return nil
-		}
-		select {
-		case <-j.done:
-		case <-ctx.Done():
-			return fail(CodeTimeout, "try again", fmt.Errorf("staging %s: %w", product, ctx.Err()))
-		}
-		var err error
-		n.do(func() { err = n.lines[product].err })
-		if err != nil {
-			return err
+	res, err := n.Change(ctx, ChangeRequest{Products: []string{product}}, nil)
+	if err != nil {
+		return ReleaseStatus{}, err
+	}
+	for _, r := range res.Releases {
+		if r.Product == product {
+			r.When = res.When
+			return r, nil
 		}
 	}
+	return ReleaseStatus{}, fmt.Errorf("%s is not in %s", product, res.Deployment)
 }
 
-func (n *Node) followed(product string) (*line, *image.Image, error) {
+// mayApplyNewest says what is in the way of the newest release, which is what a person means.
+func (n *Node) mayApplyNewest(product string) error {
+	l, err := n.followed(product)
+	if err != nil {
+		return err
+	}
+	target, _, ok := n.catalog.Latest(product)
+	switch {
+	case !ok, !n.db.complete(target.Manifest), target.MinUpdater > formatLevel:
+		return n.notReady(l, "nothing newer is staged for "+product)
+	case n.behindLive(l.place, &target):
+		return fail(CodeOlder, "if the trust root was replaced on purpose, trust it again with --force",
+			fmt.Errorf("%s seq %d is older than what is live", product, target.Seq))
+	}
+	return nil
+}
+
+// followed is the line of a product that is followed, with its image open.
+func (n *Node) followed(product string) (*line, error) {
 	l := n.lines[product]
-	if l == nil || l.dir == "" {
-		return nil, nil, fail(CodeNotFound, "follow it first: satchel follow "+product+" --image DIR", fmt.Errorf("%s is not followed", product))
+	if l == nil || l.place == nil {
+		return nil, fail(CodeNotFound, "follow it first: satchel follow "+product+" --image DIR", fmt.Errorf("%s is not followed", product))
 	}
-	if l.img == nil {
-		if n.openImage(l); l.img == nil {
-			return nil, nil, l.err
-		}
-	}
-	return l, l.img, nil
+	return l, n.openPlace(l.place)
 }
 
 func (n *Node) notReady(l *line, text string) error {
 	hint := `"satchel explain ` + l.product + `" says what it waits for`
-	if l.err != nil {
-		return fail(CodeNotReady, hint, fmt.Errorf("%s: %w", text, l.err))
+	if err := l.failure(); err != nil {
+		return fail(CodeNotReady, hint, fmt.Errorf("%s: %w", text, err))
 	}
 	return fail(CodeNotReady, hint, errors.New(text))
 }
 
-// Rollback makes the previous deployment live again. It needs no network.
+// Rollback makes the previous deployment of the image that product is followed into live again, or arms it for the next boot when
+// it is a system. It needs no network.
 func (n *Node) Rollback(_ context.Context, product string) (out ReleaseStatus, err error) {
 	err = n.call(func() error {
-		l, img, err := n.followed(product)
+		l, err := n.followed(product)
 		if err != nil {
 			return err
 		}
-		if prev, ok := img.Previous(); ok {
-			if err := n.belowFloor(prev.Release); err != nil {
-				return err
+		res, err := n.rollback(l.place)
+		if err != nil {
+			return err
+		}
+		for _, r := range res.Releases {
+			if r.Product == product {
+				out = r
 			}
 		}
-		d, err := img.Rollback()
-		if errors.Is(err, image.ErrNoPrevious) {
-			return fail(CodeNotReady, "a deployment is kept from the second apply on", fmt.Errorf("%s has no previous deployment", product))
-		}
-		if err != nil {
-			return fmt.Errorf("rolling back %s: %w", product, imageError(l.dir, err))
-		}
-		n.log.Info("rolled back", slog.String("product", product), slog.String("version", d.Release.Version))
-		out = *n.release1(d)
-		n.touch()
+		out.When = res.When
 		return nil
 	})
 	return out, err
+}
+
+// RollbackImage is Rollback for the image in dir; empty: the only one. The image need not be one that products are followed into.
+func (n *Node) RollbackImage(_ context.Context, dir string) (out ChangeResult, err error) {
+	err = n.withImage(dir, func(p *place) (err error) {
+		out, err = n.rollback(p)
+		return err
+	})
+	return out, err
+}
+
+// withImage runs f, on the node's goroutine, with the image in dir open.
+func (n *Node) withImage(dir string, f func(p *place) error) error {
+	return n.call(func() error {
+		dir, err := (&change{n: n, req: ChangeRequest{Image: dir}}).dir()
+		if err != nil {
+			return err
+		}
+		if err := n.mayHoldImage(dir); err != nil {
+			return err
+		}
+		p := n.placeAt(dir)
+		n.use(p)
+		defer n.unuse(p)
+		if err := n.openPlace(p); err != nil {
+			return err
+		}
+		return f(p)
+	})
+}
+
+func (n *Node) rollback(p *place) (out ChangeResult, err error) {
+	live, _ := p.img.Live()
+	prev, ok := p.img.Previous()
+	if !ok {
+		return out, fail(CodeNotReady, "a deployment is kept from the second apply on", fmt.Errorf("%s has no previous deployment", cmp.Or(words(live), p.dir)))
+	}
+	for _, r := range prev.Releases {
+		if err := n.belowFloor(r); err != nil {
+			return out, err
+		}
+	}
+	out = ChangeResult{Image: p.dir, When: WhenNow, Deployment: prev.ID, Before: live.ID, Releases: n.releases(prev), Was: n.releases(live), Local: []LocalChange{}}
+	if n.system(prev.Releases) {
+		out.When = WhenBoot
+		_, err = p.img.RollbackAtBoot(bootTries)
+	} else {
+		_, err = p.img.Rollback()
+	}
+	if err != nil {
+		return out, fmt.Errorf("rolling back %s: %w", p.dir, imageError(p.dir, err))
+	}
+	n.log.Info("rolled back", slog.String("image", p.dir), slog.String("deployment", prev.ID))
+	n.touch()
+	return out, nil
 }
 
 // Manifest returns what a release consists of; seq 0 is the newest. Older ones are known while they are live,
@@ -460,11 +513,11 @@ func (n *Node) Manifest(product string, seq uint64) (*manifest.Manifest, error) 
 			m = a.Manifest
 			return nil
 		}
-		if l := n.lines[product]; l != nil && l.img != nil {
-			all, _ := l.img.List()
+		if l := n.lines[product]; l != nil && l.place != nil && l.place.img != nil {
+			all, _ := l.place.img.List()
 			for _, d := range all {
-				if d.Release.Seq == seq {
-					m = d.Release.Manifest
+				if r, ok := d.Release(product); ok && r.Seq == seq {
+					m = r.Manifest
 					return nil
 				}
 			}
@@ -546,9 +599,12 @@ func (n *Node) pause(ctx context.Context) error {
 			for _, l := range n.lines {
 				if l.job != nil {
 					j = l.job
-					if j.session != nil {
-						j.cancel()
-					}
+					j.cancel()
+				}
+			}
+			for _, p := range n.places {
+				if p.job != nil {
+					j = p.job
 				}
 			}
 			repairing = len(n.sessions) > 0
@@ -574,27 +630,29 @@ func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
 			keep = append(keep, m)
 		}
 	}
-	for _, l := range n.lines {
-		if l.img == nil {
+	for _, p := range n.places {
+		if p.img == nil {
 			continue
 		}
-		ids, err := l.img.Prune(keepDeployments)
+		ids, err := p.img.Prune(image.Keep{Last: keepDeployments})
 		out.Deployments = append(out.Deployments, ids...)
 		if err != nil {
-			return nil, fmt.Errorf("pruning %s: %w", l.dir, err)
+			return nil, fmt.Errorf("pruning %s: %w", p.dir, err)
 		}
-		all, err := l.img.List()
+		all, err := p.img.List()
 		if err != nil {
 			return nil, err
 		}
 		for _, d := range all {
-			add(d.Release.Manifest)
+			for _, r := range d.Releases {
+				add(r.Manifest)
+			}
 		}
 	}
 	for _, h := range n.catalog.Heads() {
 		a, _, ok := n.catalog.Latest(h.Product)
 		l := n.lines[h.Product]
-		if ok && (n.published(h.Product) || l != nil && l.dir != "" || n.carried(h.Product)) {
+		if ok && (n.published(h.Product) || l != nil && l.place != nil || n.carried(h.Product)) {
 			add(a.Manifest)
 		}
 	}
@@ -619,9 +677,23 @@ func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
 	return keep, nil
 }
 
-func (n *Node) release1(d image.Deployment) *ReleaseStatus {
-	r := d.Release
-	return &ReleaseStatus{Version: r.Version, Epoch: r.Epoch, Seq: r.Seq, Manifest: r.Manifest.String(), Deployment: d.ID}
+// releases is what a deployment consists of.
+func (n *Node) releases(d image.Deployment) []ReleaseStatus {
+	out := []ReleaseStatus{}
+	for _, r := range d.Releases {
+		out = append(out, ReleaseStatus{Product: r.Product, Version: r.Version, Epoch: r.Epoch, Seq: r.Seq, Manifest: r.Manifest.String(), Deployment: d.ID})
+	}
+	return out
+}
+
+// release1 is one product's share of a deployment; nil when it has none.
+func (n *Node) release1(d image.Deployment, product string) *ReleaseStatus {
+	for _, r := range n.releases(d) {
+		if r.Product == product {
+			return &r
+		}
+	}
+	return nil
 }
 
 // Status is a picture of the node.
@@ -651,6 +723,9 @@ func (n *Node) Status() (s Status) {
 		s.Products = n.products()
 		s.Store = n.storeStatus()
 		s.Clock = n.clockStatus()
+		if h, on := n.held(); on {
+			s.Hold = &HoldStatus{Until: h.Wall, Left: h.Until - n.count.now().Up, Reason: h.Why}
+		}
 		s.Node.Timestamps = len(n.cfg.TimestampKeys) > 0
 		if n.stampErr != nil {
 			s.Node.TimestampErr = n.stampErr.Error()
@@ -723,7 +798,7 @@ func (n *Node) products() []ProductStatus {
 		names[h.Product] = true
 	}
 	for p, l := range n.lines {
-		if l.dir != "" || names[p] {
+		if l.place != nil || names[p] {
 			names[p] = true
 		}
 	}
@@ -763,29 +838,106 @@ func (n *Node) product(name string) ProductStatus {
 	if l == nil {
 		return ps
 	}
-	ps.Followed, ps.Image = l.dir != "", l.dir
-	if l.img != nil {
-		n.deployments(&ps, l.img, target, known)
-	}
 	if known && l.lastOf == target.Manifest {
 		ps.Fetch = l.last
 	}
 	switch {
 	case l.job != nil:
-		if ps.Ready == nil && ps.State != StateActive { // a tree that is there is ready, even if its job still tidies up
-			ps.State = l.job.state
-		}
-		if l.job.session != nil {
-			ps.Fetch = fetchStatus(l.job.session.Progress())
-		}
+		ps.State, ps.Fetch = l.job.state, fetchStatus(l.job.session.Progress())
 	case l.err != nil:
 		ps.State = StateFailed
 	}
-	if l.err != nil {
-		ps.Error, ps.Hint = l.err.Error(), HintOf(l.err)
+	if p := l.place; p != nil {
+		n.inImage(&ps, p, target, known)
+	}
+	if err := l.failure(); err != nil {
+		ps.Error, ps.Hint = err.Error(), HintOf(err)
 	}
 	return ps
 }
+
+var noTrouble trouble
+
+// placeTrouble is why the image that the product is followed into does not get on.
+func (l *line) placeTrouble() *trouble {
+	if l.place == nil {
+		return &noTrouble
+	}
+	return &l.place.trouble
+}
+
+// failure is why the product does not get on, or nil.
+func (l *line) failure() error {
+	if l.err != nil {
+		return l.err
+	}
+	return l.placeTrouble().err
+}
+
+// inImage says how far a product is in the image that it is followed into.
+func (n *Node) inImage(ps *ProductStatus, p *place, target announce.Announcement, known bool) {
+	ps.Followed, ps.Image, ps.Policy = true, p.dir, n.policyFor(p.dir)
+	if p.img == nil {
+		if p.err != nil {
+			ps.State = StateFailed
+		}
+		return
+	}
+	live, isLive := p.img.Live()
+	ps.Live = n.release1(live, ps.Product)
+	if prev, ok := p.img.Previous(); ok {
+		ps.Previous = n.release1(prev, ps.Product)
+	}
+	trial, armed := p.img.Trial()
+	if armed {
+		ps.Trial = n.release1(trial, ps.Product)
+	}
+	if !known {
+		return
+	}
+	r, has := live.Release(ps.Product)
+	switch {
+	case isLive && has && isRelease(r, &target) || n.behindLive(p, &target):
+		ps.State = StateActive
+		return
+	case ps.Trial != nil && ps.Trial.Epoch == target.Epoch && ps.Trial.Seq == target.Seq:
+		ps.State = StateArmed
+		if booted, ok := p.img.Booted(); ok && booted.ID == trial.ID {
+			ps.State = StateTrying
+		}
+		return
+	}
+	if d, ok := n.staged1(p, &target); ok {
+		ps.Ready = n.release1(d, ps.Product)
+		ps.State = StateReady
+		if n.tried(p, d) {
+			ps.State = StateRejected
+		}
+		return
+	}
+	if p.job != nil && p.job.has(&target) {
+		ps.State = StateStaging
+	} else if p.err != nil {
+		ps.State = StateFailed
+	}
+}
+
+// staged1 finds the youngest deployment that has what a announces.
+func (n *Node) staged1(p *place, a *announce.Announcement) (found image.Deployment, ok bool) {
+	all, err := p.img.List()
+	if err != nil {
+		return found, false
+	}
+	for _, d := range all {
+		if r, has := d.Release(a.Product); has && isRelease(r, a) {
+			found, ok = d, true
+		}
+	}
+	return found, ok
+}
+
+// tried reports whether a deployment failed its trial on this machine.
+func (n *Node) tried(p *place, d image.Deployment) bool { return slices.Contains(p.img.Failed(), d.ID) }
 
 // published reports whether product was announced from this home.
 func (n *Node) published(product string) bool {
@@ -795,25 +947,6 @@ func (n *Node) published(product string) bool {
 
 func (n *Node) refused(name string) bool {
 	return len(n.catalog.Claims(name)) > 0
-}
-
-func (n *Node) deployments(ps *ProductStatus, img *image.Image, target announce.Announcement, known bool) {
-	live, isLive := img.Live()
-	if isLive {
-		ps.Live = n.release1(live)
-	}
-	if prev, ok := img.Previous(); ok {
-		ps.Previous = n.release1(prev)
-	}
-	if !known {
-		return
-	}
-	if isLive && isRelease(live, &target) || n.behindLive(n.lines[ps.Product], &target) {
-		ps.State = StateActive
-	} else if d, ok := deployed(img, &target); ok {
-		ps.State = StateReady
-		ps.Ready = n.release1(d)
-	}
 }
 
 func fetchStatus(p fetch.Progress) *FetchStatus {

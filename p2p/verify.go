@@ -2,7 +2,9 @@ package p2p
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -10,6 +12,7 @@ import (
 	"satchel/fetch"
 	"satchel/store"
 	"satchel/store/image"
+	"satchel/store/manifest"
 )
 
 // VerifyProgress is how far Verify is.
@@ -59,30 +62,25 @@ func (n *Node) Verify(ctx context.Context, progress func(VerifyProgress)) (res V
 			}
 		}
 	}
-	type tree struct {
-		product string
-		img     *image.Image
-		d       image.Deployment
-	}
-	var trees []tree
+	var images []*place
 	n.do(func() {
-		for _, l := range n.lines {
-			if l.img != nil {
-				if d, ok := l.img.Live(); ok {
-					n.use(l.img)
-					trees = append(trees, tree{l.product, l.img, d})
-				}
+		for _, p := range n.places {
+			if p.img != nil {
+				n.use(p)
+				images = append(images, p)
 			}
 		}
 	})
 	defer n.do(func() {
-		for _, t := range trees {
-			n.unuse(t.img)
+		for _, p := range images {
+			n.unuse(p)
 		}
 	})
-	for _, t := range trees {
-		if err := n.verifyTree(ctx, t.img, t.d, &res, progress); err != nil {
-			return res, fmt.Errorf("verifying the live tree of %s: %w", t.product, err)
+	for _, p := range images {
+		if d, ok := p.img.Live(); ok {
+			if err := n.verifyTree(ctx, p.img, d, &res, progress); err != nil {
+				return res, fmt.Errorf("verifying the live tree of %s: %w", p.dir, err)
+			}
 		}
 	}
 	n.do(n.touch)
@@ -166,6 +164,9 @@ func (n *Node) refetch(ctx context.Context, bad []cid.Cid, progress func(VerifyP
 			for _, l := range n.lines {
 				busy = busy || l.job != nil
 			}
+			for _, p := range n.places {
+				busy = busy || p.job != nil
+			}
 			n.touch()
 		})
 		if left == 0 || !busy {
@@ -187,30 +188,26 @@ func (n *Node) hurt(damaged map[cid.Cid]bool) map[cid.Cid]*fetch.Release {
 	hurt := map[cid.Cid]*fetch.Release{}
 	for _, c := range n.completes() {
 		m, err := n.store.Manifest(c)
-		if err != nil {
-			hurt[c] = nil
-			continue
-		}
-		for _, b := range m.Blobs() {
-			if damaged[b.CID] {
-				hurt[c] = &fetch.Release{Product: m.Product, Epoch: m.Epoch, Seq: m.Seq, Manifest: c, TotalSize: m.TotalSize()}
-				break
-			}
-		}
-	}
-	for c, r := range hurt {
-		n.db.setComplete(c, false)
-		if r != nil {
-			f, size, err := n.store.OpenBlob(c)
-			if err != nil {
-				hurt[c] = nil
-				continue
-			}
-			f.Close()
-			r.ManifestSize = uint64(size)
+		if err != nil || slices.ContainsFunc(m.Blobs(), func(b manifest.Blob) bool { return damaged[b.CID] }) {
+			hurt[c] = n.mendable(c)
+			n.db.setComplete(c, false)
 		}
 	}
 	return hurt
+}
+
+// mendable is what a fetch must know of a release whose manifest is here; nil when the manifest is damaged itself.
+func (n *Node) mendable(c cid.Cid) *fetch.Release {
+	m, err := n.store.Manifest(c)
+	if err != nil {
+		return nil
+	}
+	f, size, err := n.store.OpenBlob(c)
+	if err != nil {
+		return nil
+	}
+	f.Close()
+	return &fetch.Release{Product: m.Product, Epoch: m.Epoch, Seq: m.Seq, Manifest: c, ManifestSize: uint64(size), TotalSize: m.TotalSize()}
 }
 
 // mend fetches what is missing of a release that is not the newest of its product: the live one after a roll
@@ -231,26 +228,27 @@ func (n *Node) mend(ctx context.Context, r fetch.Release, done func()) {
 }
 
 func (n *Node) verifyTree(ctx context.Context, img *image.Image, d image.Deployment, res *VerifyResult, progress func(VerifyProgress)) error {
-	m, err := n.store.Manifest(d.Release.Manifest)
-	if err != nil {
+	files := 0
+	problems, err := img.Verify(ctx, d.ID, n.store, func(done, total int) {
+		files = total
+		progress(VerifyProgress{Done: done, Total: total, What: img.Tree(d.ID)})
+	})
+	if errors.Is(err, store.ErrNotFound) {
 		res.Problems = append(res.Problems, fmt.Sprintf("manifest of %s is not in the store", d.ID))
 		return nil
 	}
-	problems, err := img.Verify(ctx, d.ID, m, func(done, total int) {
-		progress(VerifyProgress{Done: done, Total: total, What: img.Tree(d.ID)})
-	})
 	if err != nil {
 		return err
 	}
-	res.Files += len(m.Entries)
+	res.Files += files
 	if len(problems) == 0 {
 		return nil
 	}
 	res.Damaged += len(problems)
-	if err := img.Repair(ctx, d.ID, m, n.store, problems); err != nil {
+	if err := img.Repair(ctx, d.ID, n.store, problems); err != nil {
 		res.Problems = append(res.Problems, fmt.Sprintf("%s: %v", d.ID, err))
 	}
-	left, err := img.Verify(ctx, d.ID, m, nil)
+	left, err := img.Verify(ctx, d.ID, n.store, nil)
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func (r *body) fail(what string) {
 	r.b = nil
 }
 
-func (r *body) more() bool { return r.err == nil && len(r.b) > 0 }
+func (r *body) more() bool { return len(r.b) > 0 } // nothing is left after an error
 
 func (r *body) uvarint(what string) uint64 {
 	v, n := binary.Uvarint(r.b)
@@ -123,8 +123,8 @@ func (r *body) cid(what string) cid.Cid {
 		return cid.Undef
 	}
 	c, err := store.ParseCID(p)
-	if err != nil && r.err == nil {
-		r.err = protocolError("%s: %v", what, err)
+	if err != nil {
+		r.err, r.b = protocolError("%s: %v", what, err), nil
 	}
 	return c
 }

@@ -128,7 +128,7 @@ func run(t *testing.T, f *family) (out outcome) {
 }
 
 // usual is what a laptop may hold of strangers, whatever they do.
-var usual = map[string]int{"mailbox": 256, "known": 512, "bans": 128, "exchange": 128, "digests": 4 * 128, "checks": 256, "gossip": 256 + 64, "streams": 2 * 128}
+var usual = map[string]int{"mailbox": 256, "known": 512, "bans": 128, "exchange": 128, "digests": 4 * 128, "checks": 256, "gossip": 256 + 13_000, "streams": 2 * 128}
 
 // checks is how many documents with false signatures a laptop may have checked in a run: for each host a full purse and then
 // one in ten seconds, of gossip and of exchanges, as p2p/PROTOCOL.md says.

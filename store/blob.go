@@ -204,7 +204,7 @@ func (s *Store) makeVariant(c cid.Cid, name string, mode uint32) error {
 	}
 	err = s.tmp.fill(dst, temp, src)
 	if err == nil {
-		err = s.tmp.setMode(dst, temp, mode)
+		err = s.tmp.seal(dst, temp, mode)
 	}
 	if err == nil {
 		err = s.tmp.sync(dst, temp)

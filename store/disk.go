@@ -98,9 +98,9 @@ func (d *disk) truncate(f *os.File, name string, size int64) error {
 	return d.change("truncating", name, func() error { return f.Truncate(size) })
 }
 
-// setMode gives a file its permission bits.
-func (d *disk) setMode(f *os.File, name string, mode uint32) error {
-	return d.change("setting mode of", name, func() error { return chmod(f, mode) })
+// seal gives a file that will not be written to again its permission bits and the fixed time.
+func (d *disk) seal(f *os.File, name string, mode uint32) error {
+	return d.change("setting mode of", name, func() error { return seal(f, mode) })
 }
 
 // sync makes the content of a file durable.

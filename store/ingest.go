@@ -222,7 +222,7 @@ func (l *large) store(mode uint32, size int64, stable func() error, read func(in
 	if err := l.complete(); err != nil {
 		return c, nil, err
 	}
-	if err := tmp.setMode(l.dst, l.name, fileMode(mode)); err != nil {
+	if err := tmp.seal(l.dst, l.name, fileMode(mode)); err != nil {
 		return c, nil, err
 	}
 	// Only now, when nothing can go wrong with the file: others rely on what is claimed.

@@ -286,7 +286,7 @@ func (p *Partial) commit() error {
 	if done {
 		return nil
 	}
-	if err := p.store.root.setMode(p.file, partPath(p.list.Blob), fileMode(p.mode)); err != nil {
+	if err := p.store.root.seal(p.file, partPath(p.list.Blob), fileMode(p.mode)); err != nil {
 		return err
 	}
 	c := p.list.Blob

@@ -56,7 +56,7 @@ func (s *Store) writeTemp(prefix string, data []byte, mode uint32) (string, erro
 	}
 	err = s.tmp.write(f, name, data)
 	if err == nil {
-		err = s.tmp.setMode(f, name, fileMode(mode))
+		err = s.tmp.seal(f, name, fileMode(mode))
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr

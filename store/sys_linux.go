@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,9 +42,25 @@ func clone(dst, src *os.File) error {
 	return os.NewSyscallError("ioctl FICLONE", retry(func() error { return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) }))
 }
 
-// chmod sets all twelve permission bits, whatever the umask.
-func chmod(f *os.File, mode uint32) error {
-	return os.NewSyscallError("fchmod", retry(func() error { return unix.Fchmod(int(f.Fd()), mode&0o7777) }))
+// FixedTime is the modification time of every file of a blob, in seconds since 1970, without a fraction. A file that shows another
+// one was written to after it was verified, or is not ours.
+const FixedTime = 1
+
+// seal gives a file that will not be written to again its twelve permission bits, whatever the umask, and the fixed time.
+func seal(f *os.File, mode uint32) error {
+	err := retry(func() error { return unix.Fchmod(int(f.Fd()), mode&0o7777) })
+	if err != nil {
+		return os.NewSyscallError("fchmod", err)
+	}
+	times := [2]unix.Timespec{{Sec: FixedTime}, {Sec: FixedTime}}
+	err = retry(func() error {
+		_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, f.Fd(), 0, uintptr(unsafe.Pointer(&times)), 0, 0, 0)
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	})
+	return os.NewSyscallError("utimensat", err)
 }
 
 // extent finds the next stretch of a file at or after off that holds data. It gives io.EOF when only a hole is left.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -193,10 +194,31 @@ func (s *Store) salvage(path, part string) error {
 	return err
 }
 
-// Discard takes a blob that turned out to be damaged away, so that it can be stored again; see Verify.
+// Discard takes a blob that turned out to be damaged away, with its variants, so that it can be stored again; see Verify.
 func (s *Store) Discard(c cid.Cid) error {
+	if err := s.removeVariants(c); err != nil {
+		return fmt.Errorf("discarding blob %v: %w", c, noSpace(err))
+	}
 	if _, ok := s.committed(c); !ok {
 		return nil
 	}
 	return s.takeAway(blobFileName{cid: c})
+}
+
+func (s *Store) removeVariants(c cid.Cid) error {
+	if checkCID(c) != nil {
+		return nil
+	}
+	list, err := names(s.blobs, shard(c))
+	if err != nil && !isGone(err) {
+		return err
+	}
+	for _, name := range list {
+		if suffix, ok := strings.CutPrefix(name, c.String()); ok && suffix != "" && suffix != listSuffix {
+			if err := s.blobs.RemoveAll(shard(c) + "/" + name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -28,6 +28,7 @@ type env struct {
 	rawStdout io.Writer // the same, as it was given: is it a terminal?
 	stderr    io.Writer // everything else
 	home      string    // as given by --home
+	otherRoot string    // as given by -R: the image directory of another disk
 
 	began bool // the command line was right: errors from here on are not about usage
 }
@@ -209,6 +210,16 @@ func exactly(names ...string) cobra.PositionalArgs {
 		}
 		if len(args) > len(names) {
 			return fmt.Errorf("there is an argument too many: %q", args[len(names)])
+		}
+		return nil
+	}
+}
+
+// someOf wants one argument or more.
+func someOf(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return fmt.Errorf("%s is missing", name)
 		}
 		return nil
 	}

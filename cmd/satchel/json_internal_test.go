@@ -9,6 +9,7 @@ import (
 
 	"satchel/p2p"
 	"satchel/p2p/control"
+	"satchel/store/image/boot"
 )
 
 // fields calls f with the JSON name of every field below a type.
@@ -34,7 +35,7 @@ func TestJSONIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []any{p2p.Status{}, p2p.VerifyResult{}, p2p.PruneResult{}, p2p.ExportResult{}, p2p.ImportResult{}, control.Header{}, control.Entry{}, published{}, switched{}, rootInfo{}, rootVerified{}} {
+	for _, v := range []any{p2p.Status{}, p2p.VerifyResult{}, p2p.PruneResult{}, p2p.ExportResult{}, p2p.ImportResult{}, control.Header{}, control.Entry{}, published{}, switched{}, rootInfo{}, rootVerified{}, boot.Telling{}} {
 		typ := reflect.TypeOf(v)
 		fields(typ, func(name string) {
 			if name == "" || !strings.Contains(string(text), name+"`") && !strings.Contains(string(text), `"`+name+`"`) {

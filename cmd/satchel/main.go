@@ -89,12 +89,17 @@ units: 1 MB is 1,000,000 bytes.`,
 			if err == nil && cmd.Flags().Changed("home") && e.home == "" {
 				err = badUsage("give --home DIR, or leave it out", "--home is empty")
 			}
+			if err == nil && cmd.Flags().Changed("root") && (e.otherRoot == "" || cmd.Annotations[takesRoot] == "") {
+				err = badUsage("it goes with update, install, uninstall, rollback, confirm and image", "-R does not go with %q", cmd.Name())
+			}
 			e.began = err == nil
 			return err
 		},
 	}
 	root.PersistentFlags().StringVar(&e.home, "home", "", "`DIR` of everything satchel keeps (default $SATCHEL_HOME, else the system's or user's)")
 	root.MarkPersistentFlagDirname("home")
+	root.PersistentFlags().StringVarP(&e.otherRoot, "root", "R", "", "image `DIR` of another disk, a chroot or a card, in place of this machine's")
+	root.MarkPersistentFlagDirname("root")
 	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("satchel {{.Version}}\n")
 	root.SetHelpCommand(newHelpCommand())
@@ -114,10 +119,12 @@ func addVerbs(root *cobra.Command, e *env) {
 		groupPublish: {newKeygenCommand(e), newRootDocCommand(e), newPublishCommand(e), newRecallCommand(e), newTimestampCommand(e),
 			newExportCommand(e)},
 		groupReceive: {newTrustCommand(e), newFollowCommand(e), newUnfollowCommand(e), newCarryCommand(e), newWaitCommand(e),
-			newApplyCommand(e), newRollbackCommand(e), newImportCommand(e)},
-		groupNode: {newUpCommand(e), newDownCommand(e)},
-		groupCare: {newStatusCommand(e), newExplainCommand(e), newListCommand(e), newVerifyCommand(e), newPruneCommand(e)},
-		"":        {newDemoCommand(e), newVersionCommand(e), newManCommand(e)},
+			newApplyCommand(e), newUpdateCommand(e), newInstallCommand(e), newUninstallCommand(e), newAttachCommand(e), newConfirmCommand(e),
+			newRollbackCommand(e), newImportCommand(e)},
+		groupNode: {newUpCommand(e), newDownCommand(e), newBootSelectCommand(e)},
+		groupCare: {newStatusCommand(e), newExplainCommand(e), newListCommand(e), newVerifyCommand(e), newPruneCommand(e),
+			newImageCommand(e), newHoldCommand(e)},
+		"": {newDemoCommand(e), newVersionCommand(e), newManCommand(e)},
 	} {
 		for _, c := range cmds {
 			c.GroupID = id
@@ -125,6 +132,9 @@ func addVerbs(root *cobra.Command, e *env) {
 		}
 	}
 }
+
+// takesRoot marks verbs that work on the image directory of -R.
+const takesRoot = "takes-root"
 
 const (
 	groupPublish = "publish"

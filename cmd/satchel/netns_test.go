@@ -33,12 +33,13 @@ type school struct {
 
 // machine is one namespace with one home.
 type machine struct {
-	s    *school
-	ns   string
-	home string
-	up   *exec.Cmd
-	log  *bytes.Buffer
-	done chan struct{}
+	s     *school
+	ns    string
+	home  string
+	below string // directory that it sees at /mnt, or empty
+	up    *exec.Cmd
+	log   *bytes.Buffer
+	done  chan struct{}
 }
 
 var binary = sync.OnceValues(func() (string, error) {
@@ -62,7 +63,8 @@ func skip(t *testing.T, why string) {
 	t.Skip(why)
 }
 
-func newSchool(t *testing.T, n int, family string) *school {
+// newSchool makes n laptops that trust one root; rule is what "root new" is told of the products.
+func newSchool(t *testing.T, n int, family string, rule ...string) *school {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("short")
@@ -81,7 +83,7 @@ func newSchool(t *testing.T, n int, family string) *school {
 	dir := t.TempDir()
 	s.root, s.key = filepath.Join(dir, "root"), filepath.Join(dir, "key")
 	s.must(exec.Command(bin, "keygen", s.key))
-	s.must(exec.Command(bin, "root", "new", "--out", s.root, "--key", s.key))
+	s.must(exec.Command(bin, append([]string{"root", "new", "--out", s.root, "--key", s.key}, rule...)...))
 	sw := s.name + "-sw"
 	t.Cleanup(func() { exec.Command("ip", "netns", "del", sw).Run() })
 	s.ip("netns", "add", sw)
@@ -129,7 +131,11 @@ func (s *school) must(c *exec.Cmd) string {
 }
 
 func (m *machine) cmd(args ...string) *exec.Cmd {
-	return exec.Command("ip", append([]string{"netns", "exec", m.ns, m.s.bin, "--home", m.home}, args...)...)
+	args = append([]string{m.s.bin, "--home", m.home}, args...)
+	if m.below != "" { // ip gives it mounts of its own
+		args = append([]string{"sh", "-c", `mount --bind "$0" /mnt && exec "$@"`, m.below}, args...)
+	}
+	return exec.Command("ip", append([]string{"netns", "exec", m.ns}, args...)...)
 }
 
 func (m *machine) run(args ...string) string { m.s.t.Helper(); return m.s.must(m.cmd(args...)) }

@@ -18,6 +18,7 @@ func newUpCommand(e *env) *cobra.Command {
 	var cfg p2p.Config
 	var level, every string
 	var stampKeys []string
+	var onBus bool
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "run the node",
@@ -28,10 +29,13 @@ router, remembers them, and keeps trying the peers given with --peer.
 Once it listens it prints one line on the standard output and writes its full
 addresses, one a line, to HOME/addrs. With --timestamp-key it signs a timestamp a
 minute after it began and then every hour: a school's server does that, so that
-laptops can tell whether they hear all the news. Its log goes to the standard error.`, exitOK, exitFailure, exitUsage, exitInUse),
+laptops can tell whether they hear all the news. With --bus it is also
+org.satchel.Updates1 on the D-Bus system bus, for desktops; it needs no bus to run.
+Its log goes to the standard error.`, exitOK, exitFailure, exitUsage, exitInUse),
 		Example: `  satchel up
   satchel up --listen /ip4/0.0.0.0/tcp/4242
   satchel up --timestamp-key clock.key
+  satchel up --bus
   satchel up --no-discovery --peer "$(head -1 /srv/other/addrs)"`,
 		Args:              exactly(),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -40,6 +44,7 @@ laptops can tell whether they hear all the news. Its log goes to the standard er
 	f.StringArrayVar(&cfg.Listen, "listen", nil, "`MULTIADDR` to listen on; may be repeated (default every interface, any port)")
 	f.StringArrayVar(&cfg.Peers, "peer", nil, "full `MULTIADDR` of a peer to stay connected to; may be repeated")
 	f.BoolVar(&cfg.NoDiscovery, "no-discovery", false, "neither look for neighbours nor show up to them")
+	f.BoolVar(&onBus, "bus", false, "speak to desktops on the D-Bus system bus, as org.satchel.Updates1")
 	f.BoolVar(&cfg.QUIC, "quic", false, "speak QUIC as well as TCP")
 	f.StringArrayVar(&stampKeys, "timestamp-key", nil, "private key `FILE` of the timestamp role, to sign timestamps with; may be repeated")
 	f.StringVar(&every, "timestamp-every", "1h", "sign a timestamp this often, as 30m, 1h or 1d")
@@ -64,7 +69,7 @@ laptops can tell whether they hear all the news. Its log goes to the standard er
 			return err
 		}
 		cfg.Version, cfg.Log = versionText(), newLog(e.stderr, l)
-		return e.up(cmd.Context(), cfg)
+		return e.up(cmd.Context(), cfg, onBus)
 	}
 	return cmd
 }
@@ -92,7 +97,7 @@ func checkAddrs(cfg *p2p.Config) error {
 var errDown = errors.New("satchel down")
 
 // up runs the node until ctx ends or somebody says down.
-func (e *env) up(ctx context.Context, cfg p2p.Config) (err error) {
+func (e *env) up(ctx context.Context, cfg p2p.Config, onBus bool) (err error) {
 	began := time.Now()
 	node, err := openPatiently(ctx, cfg)
 	if err != nil {
@@ -104,6 +109,9 @@ func (e *env) up(ctx context.Context, cfg p2p.Config) (err error) {
 		return err
 	}
 	ctx, stop := context.WithCancelCause(ctx)
+	if onBus {
+		defer serveBus(ctx, node, cfg.Log)()
+	}
 	served := make(chan error, 1)
 	go func() {
 		err := control.Serve(ctx, ln, node, func() { stop(errDown) }, cfg.Log)

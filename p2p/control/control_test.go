@@ -86,7 +86,7 @@ func TestVerbs(t *testing.T) {
 			{"trust", func() (any, error) { return nil, c.Trust(ctx, []byte("root"), false) }, "<nil>"},
 			{"trust another", func() (any, error) { return nil, c.Trust(ctx, []byte("other"), false) }, "code refused"},
 			{"trust by force", func() (any, error) { return nil, c.Trust(ctx, []byte("other"), true) }, "<nil>"},
-			{"next", func() (any, error) { return c.Next(ctx, "a") }, "{1 1 1 [0123456789abcdef] 1 false 0 false false false [] 0}"},
+			{"next", func() (any, error) { return c.Next(ctx, "a") }, "{1 1 1 [0123456789abcdef] 1 false 0 false false false false   [] 0}"},
 			{"no past", func() (any, error) { return c.Past(ctx, "a", 0, 1) }, "code not-found"},
 			{"next timestamp", func() (any, error) { n, err := c.NextTimestamp(ctx); return n.Threshold, err }, "1"},
 			{"add timestamp", func() (any, error) { return nil, c.AddTimestamp(ctx, []byte{1}) }, "<nil>"},

@@ -2,8 +2,10 @@ package control
 
 import (
 	"context"
+	"time"
 
 	"satchel/p2p"
+	"satchel/store/image"
 	"satchel/store/manifest"
 )
 
@@ -43,6 +45,23 @@ type Node interface {
 	// Apply makes the ready release live; Rollback makes the previous one live.
 	Apply(ctx context.Context, product string) (p2p.ReleaseStatus, error)
 	Rollback(ctx context.Context, product string) (p2p.ReleaseStatus, error)
+
+	// Images lists the images that products are followed into; Image is any one, by its directory, or the only one.
+	Images() ([]p2p.ImageStatus, error)
+	Image(dir string) (p2p.ImageStatus, error)
+	// Change updates an image, or changes what it consists of. It ends with ctx before the switch, and has a result with an error too.
+	Change(ctx context.Context, req p2p.ChangeRequest, progress func(p2p.ChangeProgress)) (p2p.ChangeResult, error)
+	ActivateDeployment(ctx context.Context, dir, id string) (p2p.ChangeResult, error)
+	CloneImage(ctx context.Context, dir, id, name string) error
+	DestroyDeployment(dir, id string) error
+	PinDeployment(dir, id string, on bool) error
+	DiffDeployments(ctx context.Context, dir, a, b string) ([]image.Change, error)
+	RollbackImage(ctx context.Context, dir string) (p2p.ChangeResult, error)
+	// ConfirmImage keeps what is on trial when its health checks pass.
+	ConfirmImage(ctx context.Context, dir string, unchecked bool) (p2p.ChangeResult, error)
+	// SetPolicy says when releases are applied to an image, Hold until when none is.
+	SetPolicy(dir, policy string) error
+	Hold(ctx context.Context, until time.Time, why string) error
 
 	// Manifest is the list of a release that is here; seq 0 is the newest.
 	Manifest(product string, seq uint64) (*manifest.Manifest, error)

@@ -62,6 +62,7 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("POST /v1/import", streamed(s, func(ctx context.Context, in importRequest, progress func(p2p.StickProgress)) (p2p.ImportResult, error) {
 		return s.node.Import(ctx, in.Dir, progress)
 	}))
+	s.imageRoutes(mux)
 	mux.HandleFunc("POST /v1/down", s.stop)
 	return mux
 }

@@ -124,7 +124,7 @@ func httpStatus(code string) int {
 		return http.StatusBadRequest
 	case p2p.CodeRefused, p2p.CodeNoRoot:
 		return http.StatusForbidden
-	case p2p.CodeOlder, p2p.CodeConflict, p2p.CodeNotReady, p2p.CodeInUse, p2p.CodeEquivocal:
+	case p2p.CodeOlder, p2p.CodeConflict, p2p.CodeNotReady, p2p.CodeInUse, p2p.CodeEquivocal, p2p.CodeHeld:
 		return http.StatusConflict
 	}
 	return http.StatusInternalServerError

@@ -38,7 +38,7 @@ func TestActivateAndRollback(t *testing.T) {
 	check(ids[0], "")
 	must(t, im.Activate(ids[1]))
 	check(ids[1], ids[0])
-	if d, err := im.Rollback(); err != nil || d.ID != ids[0] || d.Release.Version != "v0" {
+	if d, err := im.Rollback(); err != nil || d.ID != ids[0] || d.Releases[0].Version != "v0" {
 		t.Error(d, err)
 	}
 	check(ids[0], ids[1])
@@ -90,14 +90,14 @@ func TestDestroyAndPrune(t *testing.T) {
 			t.Errorf("destroying %s: %v", id, err)
 		}
 	}
-	if removed, err := im.Prune(2); err != nil || !slices.Equal(removed, []string{ids[1]}) {
+	if removed, err := im.Prune(image.Keep{Last: 2}); err != nil || !slices.Equal(removed, []string{ids[1]}) {
 		t.Error(removed, err)
 	}
 	must(t, im.Destroy(ids[3]))
 	if err := im.Destroy(ids[3]); !errors.Is(err, image.ErrNotFound) {
 		t.Error(err)
 	}
-	if removed, err := im.Prune(-1); err != nil || !slices.Equal(removed, []string{ids[4]}) {
+	if removed, err := im.Prune(image.Keep{Last: -1}); err != nil || !slices.Equal(removed, []string{ids[4]}) {
 		t.Error(removed, err)
 	}
 	want := []string{ids[0], ids[0] + ".toml", ids[2], ids[2] + ".toml"}
@@ -109,7 +109,7 @@ func TestDestroyAndPrune(t *testing.T) {
 
 func TestTree(t *testing.T) {
 	im := open(t, tempDir(t))
-	for _, id := range []string{"", ".", "..", "x", "a/../b-1-2-aaaaaaaa", "a-1-2-aaaaaaaa/..", "a-1-2-aaaaaaaa.tmp"} {
+	for _, id := range []string{"", ".", "..", "X", "a/../b-1-2-aaaaaaaa", "a-1-2-aaaaaaaa/..", "a-1-2-aaaaaaaa.tmp"} {
 		if got := im.Tree(id); got != "" {
 			t.Errorf("tree of %q is %q", id, got)
 		}

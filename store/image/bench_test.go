@@ -59,11 +59,11 @@ func BenchmarkStage(b *testing.B) {
 		r := releaseOf(b, m)
 		var linked time.Time
 		start = time.Now()
-		d, err := im.Stage(context.Background(), r, m, bl, func(done, total int) {
-			if done == total {
+		d, err := im.Stage(context.Background(), image.Plan{Parts: plan(r, m).Parts, Progress: func(p image.StageProgress) {
+			if p.Phase == image.PhaseLay && p.Done == p.Total {
 				linked = time.Now()
 			}
-		})
+		}}, bl)
 		must(b, err)
 		tStage += linked.Sub(start)
 		tStageSync += time.Since(linked)
@@ -89,7 +89,7 @@ func BenchmarkVerify(b *testing.B) {
 	id := stage(b, im, r, m, bl)
 	b.SetBytes(int64(m.TotalSize()))
 	for b.Loop() {
-		if problems, err := im.Verify(context.Background(), id, m, nil); err != nil || len(problems) > 0 {
+		if problems, err := im.Verify(context.Background(), id, bl, nil); err != nil || len(problems) > 0 {
 			b.Fatal(problems, err)
 		}
 	}

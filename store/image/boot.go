@@ -172,5 +172,6 @@ func (im *Image) put(next boot.Record) error {
 	if err != nil {
 		return errors.Join(err, im.revert(old))
 	}
+	_ = im.markLived(next.Live) // Open does it otherwise
 	return nil
 }

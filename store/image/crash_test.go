@@ -41,7 +41,7 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) stage(im *image.Image, i int) error {
-	_, err := im.Stage(context.Background(), w.rs[i], w.ms[w.rs[i].ID()], w.b, nil)
+	_, err := im.Stage(context.Background(), plan(w.rs[i], w.ms[w.rs[i].ID()]), w.b)
 	return err
 }
 
@@ -59,12 +59,12 @@ func tale() story {
 		{"roll back", func(w *world, im *image.Image) error { _, err := im.Rollback(); return err }, 0},
 		{"stage more", func(w *world, im *image.Image) error { return w.stage(im, 2) }, 0},
 		{"activate more", func(w *world, im *image.Image) error { return im.Activate(w.rs[2].ID()) }, 2},
-		{"prune", func(w *world, im *image.Image) error { _, err := im.Prune(0); return err }, 2},
+		{"prune", func(w *world, im *image.Image) error { _, err := im.Prune(image.Keep{}); return err }, 2},
 		{"damage", func(w *world, im *image.Image) error { return os.Remove(im.Tree(w.rs[2].ID()) + "/bin/tool") }, 2},
 		{"repair", func(w *world, im *image.Image) error {
-			id, m := w.rs[2].ID(), w.ms[w.rs[2].ID()]
-			problems, err := im.Verify(context.Background(), id, m, nil)
-			return errors.Join(err, im.Repair(context.Background(), id, m, w.b, problems))
+			id := w.rs[2].ID()
+			problems, err := im.Verify(context.Background(), id, w.b, nil)
+			return errors.Join(err, im.Repair(context.Background(), id, w.b, problems))
 		}, 2},
 	}
 }
@@ -104,10 +104,10 @@ func (w *world) checkOpen(t *testing.T, name string, im *image.Image, broken str
 	must(t, err)
 	known := 0
 	for _, d := range list {
-		if w.ms[d.ID] == nil || d.Release.Version == "" {
+		if w.ms[d.ID] == nil || len(d.Releases) != 1 || d.Releases[0].Version == "" {
 			t.Fatalf("%s: deployment %+v", name, d)
 		}
-		problems, err := im.Verify(context.Background(), d.ID, w.ms[d.ID], nil)
+		problems, err := im.Verify(context.Background(), d.ID, w.b, nil)
 		if err != nil || len(problems) > 0 && d.ID != broken {
 			t.Errorf("%s: %s has problems: %q %v", name, d.ID, problems, err)
 		}
@@ -222,12 +222,12 @@ func TestOrderOfWrites(t *testing.T) {
 	must(t, w.stage(im, 1))
 	wantEnd(t, ops, []string{
 		"setting mode of deploy/ID.tmp",
+		"syncing file system of deploy",
 		"removing deploy/ID.toml",
 		"creating deploy/ID.toml",
 		"writing deploy/ID.toml",
 		"setting mode of deploy/ID.toml",
 		"syncing deploy/ID.toml",
-		"syncing file system of deploy",
 		"renaming deploy/ID.tmp",
 		"syncing directory deploy",
 	})

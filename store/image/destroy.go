@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Destroy removes a deployment. It refuses, with [ErrInUse], the live and the previous one, the one on trial and the one that
@@ -30,6 +31,12 @@ func (im *Image) detach(id string) error {
 	if r := im.record(); id == r.Live || id == r.Previous || id == r.Trial || id == r.Booted {
 		return fmt.Errorf("%w: it is live, the previous one, on trial, or running", ErrInUse)
 	}
+	im.mu.Lock()
+	source := im.source
+	im.mu.Unlock()
+	if id == source {
+		return fmt.Errorf("%w: another is being made from it", ErrInUse)
+	}
 	if err := im.deploy.removeAll(id + goneSuffix); err != nil {
 		return err
 	}
@@ -39,17 +46,32 @@ func (im *Image) detach(id string) error {
 	return errors.Join(im.deploy.unlink(id+infoSuffix), im.deploy.sync())
 }
 
-// Prune removes all but the keep deployments that were staged last; those that Destroy refuses are always kept. It gives
-// the ids of those that it removed, also when it stopped at an error. With keep at least 1, what was staged last
-// and is not yet live stays.
-func (im *Image) Prune(keep int) ([]string, error) {
+// Keep says which deployments [Image.Prune] leaves besides those that are in use or pinned.
+type Keep struct {
+	Last int // that many, counted from the one staged last; with at least 1, what is staged and not yet live stays
+	Days int // those staged in that many days, by this machine's clock
+}
+
+// Prune removes deployments; those that Destroy refuses and the pinned ones are always kept. It gives the ids of those
+// that it removed, also when it stopped at an error. While a deployment is being made nothing is removed: the error is [ErrBusy].
+func (im *Image) Prune(keep Keep) ([]string, error) {
+	select {
+	case im.building <- struct{}{}:
+		defer func() { <-im.building }()
+	default:
+		return nil, fmt.Errorf("pruning image: %w", ErrBusy)
+	}
 	list, err := im.List()
 	if err != nil {
 		return nil, fmt.Errorf("pruning image: %w", err)
 	}
 	slices.Reverse(list)
+	since := time.Now().AddDate(0, 0, -keep.Days)
 	var removed []string
-	for _, d := range list[min(max(keep, 0), len(list)):] {
+	for i, d := range list {
+		if i < keep.Last || d.Pinned || keep.Days > 0 && d.Created.After(since) {
+			continue
+		}
 		err := im.Destroy(d.ID)
 		if errors.Is(err, ErrInUse) || errors.Is(err, ErrNotFound) {
 			continue

@@ -76,6 +76,15 @@ func (d *dir) sub(name string) (*dir, error) {
 	return &dir{f: f, path: d.at(name), hook: d.hook}, nil
 }
 
+// again opens the directory itself once more.
+func (d *dir) again() (*dir, error) {
+	fd, err := unix.Openat(d.fd(), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "opening", Path: d.path, Err: err}
+	}
+	return &dir{f: os.NewFile(uintptr(fd), d.path), path: d.path, hook: d.hook}, nil
+}
+
 // open opens a file for reading. A pipe does not stop it, but is refused like everything that is not a file.
 func (d *dir) open(name string) (*os.File, error) {
 	f, err := d.openat("opening", name, unix.O_RDONLY|unix.O_NONBLOCK)
@@ -166,6 +175,14 @@ func setMode(f *os.File, mode uint32) error {
 	return nil
 }
 
+// fixTime gives a file the time that says that nobody wrote to it.
+func (d *dir) fixTime(name string) error {
+	return d.change("setting time of", name, func() error {
+		t := unix.Timespec{Sec: store.FixedTime}
+		return unix.UtimesNanoAt(d.fd(), name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
 // sync makes the names in the directory durable.
 func (d *dir) sync() error {
 	return d.change("syncing directory", "", func() error { return unix.Fsync(d.fd()) })
@@ -215,12 +232,18 @@ func (d *dir) names(limit int) ([]string, error) {
 
 // removeAll removes whatever has the name, read-only directories included. That there is nothing is no error.
 func (d *dir) removeAll(name string) error {
-	kind, err := d.kind(name)
-	if err != nil || kind == 0 {
+	st, err := d.lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	if kind != unix.S_IFDIR {
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return d.unlink(name)
+	}
+	if d.removeSubvolume(name, &st) {
+		return nil
 	}
 	if err := d.empty(name); err != nil {
 		return err

@@ -28,3 +28,11 @@ var HasContent = hasContent
 
 // ContentBuffer makes a buffer for HasContent.
 func ContentBuffer() []byte { return make([]byte, contentBuffer) }
+
+// Enter does to the record what a boot does.
+func (im *Image) Enter() error {
+	return im.step("booting", func(r boot.Record) (boot.Record, error) {
+		next, _ := r.Select(func(string) bool { return true }, im.bootID())
+		return next, nil
+	})
+}

@@ -3,6 +3,7 @@ package image_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ipfs/go-cid"
 
@@ -24,12 +26,17 @@ import (
 type blobs struct {
 	dir     string
 	content map[cid.Cid][]byte
+	docs    map[cid.Cid]*manifest.Manifest
 	mu      sync.Mutex
 	fail    func() error // asked before each blob is given out, when set
 }
 
 func newBlobs(t testing.TB) *blobs {
-	return &blobs{dir: tempDir(t), content: make(map[cid.Cid][]byte)}
+	return blobsIn(tempDir(t))
+}
+
+func blobsIn(dir string) *blobs {
+	return &blobs{dir: dir, content: map[cid.Cid][]byte{}, docs: map[cid.Cid]*manifest.Manifest{}}
 }
 
 func chunkList(data []byte) store.ChunkList {
@@ -86,7 +93,28 @@ func (b *blobs) BlobFile(c cid.Cid, mode uint32) (string, error) {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		return "", err
 	}
-	return path, syscall.Chmod(path, mode)
+	sealed := time.Unix(store.FixedTime, 0)
+	return path, errors.Join(syscall.Chmod(path, mode), os.Chtimes(path, sealed, sealed))
+}
+
+func (b *blobs) Has(c cid.Cid) bool { _, ok := b.content[c]; return ok }
+
+func (b *blobs) Manifest(c cid.Cid) (*manifest.Manifest, error) {
+	if m, ok := b.docs[c]; ok {
+		return m, nil
+	}
+	return nil, store.ErrNotFound
+}
+
+// Discard forgets the files of a blob: it is as if it was fetched again at once.
+func (b *blobs) Discard(c cid.Cid) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	files, err := filepath.Glob(filepath.Join(b.dir, c.String()+".*"))
+	for _, f := range files {
+		err = errors.Join(err, os.Remove(f))
+	}
+	return err
 }
 
 func (b *blobs) OpenBlob(c cid.Cid) (*os.File, int64, error) {
@@ -122,7 +150,14 @@ func release(t testing.TB, b *blobs, seq uint64, tree []entry) (image.Release, *
 		}
 		m.Entries = append(m.Entries, x)
 	}
-	return releaseOf(t, m), m
+	r := releaseOf(t, m)
+	b.docs[r.Manifest] = m
+	return r, m
+}
+
+// plan is the plan to stage one release.
+func plan(r image.Release, m *manifest.Manifest) image.Plan {
+	return image.Plan{Parts: []image.Part{{Release: r, Manifest: m}}}
 }
 
 func releaseOf(t testing.TB, m *manifest.Manifest) image.Release {
@@ -175,7 +210,7 @@ func open(t testing.TB, dir string) *image.Image {
 
 func stage(t testing.TB, im *image.Image, r image.Release, m *manifest.Manifest, b image.Blobs) string {
 	t.Helper()
-	d, err := im.Stage(context.Background(), r, m, b, nil)
+	d, err := im.Stage(context.Background(), plan(r, m), b)
 	must(t, err)
 	return d.ID
 }

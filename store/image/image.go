@@ -25,6 +25,8 @@ var (
 	ErrNoPrevious = boot.ErrNoPrevious
 	// ErrInUse is in the error of [Image.Destroy] when the deployment is live, the previous one, on trial, or running.
 	ErrInUse = errors.New("deployment is in use")
+	// ErrBusy is in the error of [Image.Prune] while a deployment is being made or repaired.
+	ErrBusy = errors.New("a deployment is being made")
 )
 
 // Names in an image directory.
@@ -51,6 +53,8 @@ type Image struct {
 	slot int         // that holds it
 
 	bootID func() string // the kernel's name for this boot
+
+	source string // id of the deployment that another is made from, or empty; under mu
 
 	sharing atomic.Int32 // one of the sharing constants
 }
@@ -197,7 +201,10 @@ func (im *Image) recover() error {
 	if err := im.reconcile(); err != nil {
 		return err
 	}
-	return im.repairCurrent()
+	if err := im.repairCurrent(); err != nil {
+		return err
+	}
+	return im.markLived(im.record().Live)
 }
 
 // removeLeftovers removes clones, half-removed deployments, and descriptions of trees that never came.
@@ -207,6 +214,12 @@ func (im *Image) removeLeftovers() error {
 		return err
 	}
 	for _, name := range names {
+		if _, err := parseID(name); err == nil {
+			if err := im.removeSpare(name); err != nil {
+				return err
+			}
+			continue
+		}
 		if stem, ok := strings.CutSuffix(name, infoSuffix); ok {
 			if there, err := im.has(stem); err != nil || there {
 				continue
@@ -222,7 +235,7 @@ func (im *Image) removeLeftovers() error {
 }
 
 func isLeftover(name string) bool {
-	for _, suffix := range []string{goneSuffix, fixSuffix, tmpSuffix} {
+	for _, suffix := range []string{goneSuffix, fixSuffix, infoSuffix + tmpSuffix, tmpSuffix} {
 		if id, ok := strings.CutSuffix(name, suffix); ok {
 			_, err := parseID(id)
 			return err == nil

@@ -11,7 +11,7 @@ import (
 type lookahead struct {
 	ctx     context.Context // of the staging it is for
 	blobs   Blobs
-	entries []manifest.Entry
+	entries []*manifest.Entry
 
 	found chan foundFile
 }
@@ -46,8 +46,7 @@ func (l *lookahead) find(e *manifest.Entry) (string, error) {
 func (l *lookahead) run(first *manifest.Entry) {
 	defer close(l.found)
 	started := false
-	for i := range l.entries {
-		e := &l.entries[i]
+	for _, e := range l.entries {
 		started = started || e == first
 		if !started || e.Type != manifest.File || e.Size == 0 {
 			continue

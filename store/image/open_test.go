@@ -114,7 +114,7 @@ func TestForeignFiles(t *testing.T) {
 	r, m := release(t, b, 1, small("one"))
 	must(t, os.WriteFile(filepath.Join(victim, "file"), []byte("precious"), 0o644))
 	must(t, os.WriteFile(filepath.Join(dir, "notes.txt"), []byte("mine"), 0o600))
-	must(t, os.MkdirAll(filepath.Join(dir, "deploy", "others.tmp"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(dir, "deploy", "Others.tmp"), 0o755))
 	for _, name := range []string{"boot.0.tmp", "boot.1.tmp", "current.tmp", "deploy/" + r.ID() + ".toml"} {
 		must(t, os.Symlink(filepath.Join(victim, "file"), filepath.Join(dir, name)))
 	}
@@ -135,8 +135,8 @@ func TestForeignFiles(t *testing.T) {
 	if text, _ := os.ReadFile(filepath.Join(dir, "notes.txt")); string(text) != "mine" {
 		t.Error("notes.txt changed")
 	}
-	if !slices.Contains(ls(t, dir), "others.tmp") {
-		t.Error("others.tmp is gone")
+	if !slices.Contains(ls(t, dir), "Others.tmp") {
+		t.Error("Others.tmp is gone")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -23,32 +24,34 @@ func TestRecall(t *testing.T) {
 	must(t, im.Activate(stage(t, im, two, m2, b)))
 	recall := one
 	recall.Seq, recall.Version = 3, "v1 again"
+	again := plan(recall, m)
+	again.Parts[0].Recall = true
 
-	d, err := im.StageRecall(ctx, recall, m, b, nil)
+	d, err := im.Stage(ctx, again, b)
 	must(t, err)
-	if d.ID == one.ID() || d.Release != recall {
+	if d.ID == one.ID() || !slices.Equal(d.Releases, []image.Release{recall}) {
 		t.Errorf("staged as %+v", d)
 	}
 	checkTree(t, im.Tree(d.ID), m, b)
-	again, err := im.StageRecall(ctx, recall, m, b, nil)
-	if err != nil || again != d {
-		t.Errorf("staged again as %+v, %v", again, err)
+	twice, err := im.Stage(ctx, again, b)
+	if err != nil || !reflect.DeepEqual(twice, d) {
+		t.Errorf("staged again as %+v, %v", twice, err)
 	}
 	must(t, os.Remove(filepath.Join(im.Tree(d.ID), "bin/tool")))
-	problems, err := im.Verify(ctx, d.ID, m, nil)
+	problems, err := im.Verify(ctx, d.ID, b, nil)
 	if err != nil || len(problems) != 1 {
 		t.Errorf("problems %q, %v", problems, err)
 	}
-	must(t, im.Repair(ctx, d.ID, m, b, problems))
+	must(t, im.Repair(ctx, d.ID, b, problems))
 	checkTree(t, im.Tree(d.ID), m, b)
 	checkTree(t, im.Tree(one.ID()), m, b)
 	must(t, im.Activate(d.ID))
-	if removed, err := im.Prune(0); err != nil || !slices.Equal(removed, []string{one.ID()}) {
+	if removed, err := im.Prune(image.Keep{}); err != nil || !slices.Equal(removed, []string{one.ID()}) {
 		t.Errorf("pruned %q, %v", removed, err)
 	}
 	must(t, im.Close())
 	im = open(t, dir)
-	if live, _ := im.Live(); live != d {
+	if live, _ := im.Live(); !reflect.DeepEqual(live, d) {
 		t.Errorf("after opening again live is %+v", live)
 	}
 	if back, err := im.Rollback(); err != nil || back.ID != two.ID() {
@@ -57,12 +60,12 @@ func TestRecall(t *testing.T) {
 
 	// Without its description it is found by reading all of it.
 	must(t, os.Remove(im.Tree(d.ID)+".toml"))
-	if d, err := im.StageRecall(ctx, recall, m, b, nil); err != nil || d.Release != recall {
+	if d, err := im.Stage(ctx, again, b); err != nil || !slices.Equal(d.Releases, []image.Release{recall}) {
 		t.Errorf("staged without a description as %+v, %v", d, err)
 	}
 }
 
-// TestRecallRefuses: Stage takes only the release's own manifest, and StageRecall only that of an older one.
+// TestRecallRefuses: a part takes only the release's own manifest, and a recall only that of an older one.
 func TestRecallRefuses(t *testing.T) {
 	b := newBlobs(t)
 	im := open(t, tempDir(t))
@@ -83,13 +86,15 @@ func TestRecallRefuses(t *testing.T) {
 		{at("demo", 1, 6), false, true},
 		{at("demo", 2, 1), false, true},
 	} {
-		_, err := im.Stage(context.Background(), c.r, m, b, nil)
+		_, err := im.Stage(context.Background(), plan(c.r, m), b)
 		if (err == nil) != c.stage || err != nil && !strings.Contains(err.Error(), "manifest is of demo, epoch 1, seq 5") {
 			t.Errorf("Stage as %s: %v", c.r.ID(), err)
 		}
-		_, err = im.StageRecall(context.Background(), c.r, m, b, nil)
+		recall := plan(c.r, m)
+		recall.Parts[0].Recall = true
+		_, err = im.Stage(context.Background(), recall, b)
 		if (err == nil) != c.recall || err != nil && !strings.Contains(err.Error(), "manifest is of demo, epoch 1, seq 5") {
-			t.Errorf("StageRecall as %s: %v", c.r.ID(), err)
+			t.Errorf("recall as %s: %v", c.r.ID(), err)
 		}
 	}
 }

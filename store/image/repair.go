@@ -13,41 +13,30 @@ import (
 	"satchel/store/manifest"
 )
 
-// Repair makes the entries with problems what the manifest says, and removes those that are not in it. Each entry is
+// Repair makes the entries with problems what the manifests of its releases say, and removes those that are in none. Each entry is
 // replaced by rename, so that whoever uses a live tree sees the old file or the new one, and a file that others
-// have open stays as it is for them. Blobs must be good: each is read again before it takes its place, and one that is not is an
-// error that names it. Nothing outside the tree is touched, whatever symbolic links are in it. On an error the
+// have open stays as it is for them. Each blob is read again before it takes its place; one that is damaged is discarded, and
+// the error, with [store.ErrMismatch] in its chain, names it. Nothing outside the tree is touched, whatever symbolic links are in it. On an error the
 // entries that were replaced stay so; to repair again does the rest.
-func (im *Image) Repair(ctx context.Context, id string, m *manifest.Manifest, b Blobs, problems []Problem) error {
-	if err := im.repair(ctx, id, m, b, problems); err != nil {
+func (im *Image) Repair(ctx context.Context, id string, b Blobs, problems []Problem) error {
+	if err := im.repair(ctx, id, b, problems); err != nil {
 		return fmt.Errorf("repairing %s: %w", id, err)
 	}
 	return nil
 }
 
-func (im *Image) repair(ctx context.Context, id string, m *manifest.Manifest, b Blobs, problems []Problem) (err error) {
+func (im *Image) repair(ctx context.Context, id string, b Blobs, problems []Problem) (err error) {
 	if err := acquire(ctx, im.building); err != nil {
 		return err
 	}
 	defer func() { <-im.building }()
-	if err := im.need(id); err != nil {
+	l, err := im.layout(id, b)
+	if err != nil {
 		return err
 	}
-	fix := &repairer{placer: placer{im, b, one{b}}, id: id, buf: make([]byte, contentBuffer)}
-	if fix.tree, err = im.deploy.sub(id); err != nil {
-		return err
-	}
-	defer fix.tree.close()
-	spare := id + fixSuffix
-	if err := im.deploy.removeAll(spare); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, im.deploy.removeAll(spare)) }()
-	if fix.spare, err = im.deploy.mkdir(spare); err != nil {
-		return err
-	}
-	defer fix.spare.close()
-	return fix.run(ctx, plan(m, problems))
+	fix := &repairer{placer: placer{im: im, blobs: b, files: one{b}, apart: func(path string) bool { return covers(l.config, path) }},
+		name: id, buf: make([]byte, contentBuffer)}
+	return fix.run(ctx, l.plan(problems), func(int) {})
 }
 
 // task is one path to put right; entry is nil when there should be nothing.
@@ -57,16 +46,11 @@ type task struct {
 }
 
 // plan brings the problems into the manifest's order, so that a directory comes before what is in it.
-func plan(m *manifest.Manifest, problems []Problem) []task {
+func (l *layout) plan(problems []Problem) []task {
 	var tasks []task
 	for _, p := range problems {
 		t := task{path: p.Path}
-		i, ok := slices.BinarySearchFunc(m.Entries, p.Path, func(e manifest.Entry, path string) int {
-			return manifest.Compare(e.Path, path)
-		})
-		if ok {
-			t.entry = &m.Entries[i]
-		}
+		t.entry = l.find(p.Path)
 		tasks = append(tasks, t)
 	}
 	slices.SortFunc(tasks, func(a, b task) int { return manifest.Compare(a.path, b.path) })
@@ -75,10 +59,10 @@ func plan(m *manifest.Manifest, problems []Problem) []task {
 
 type repairer struct {
 	placer
-	id    string
+	name  string // of the tree below deploy
 	tree  *dir
-	spare *dir // holds the replacement of task i under the name i
-	buf   []byte
+	spare *dir   // holds the replacement of task i under the name i
+	buf   []byte // for reading replacements again before they are used; nil: that is not done
 }
 
 // one finds the file of one entry.
@@ -86,15 +70,32 @@ type one struct{ blobs Blobs }
 
 func (o one) find(e *manifest.Entry) (string, error) { return o.blobs.BlobFile(e.Blob, e.Mode) }
 
-// run makes all replacements durable before the first of them is used. The modes of directories come last, from the inside out.
-func (r *repairer) run(ctx context.Context, tasks []task) error {
+func (r *repairer) run(ctx context.Context, tasks []task, progress func(done int)) (err error) {
+	if r.tree, err = r.im.deploy.sub(r.name); err != nil {
+		return err
+	}
+	defer r.tree.close()
+	return r.im.withSpare(r.name, func(spare *dir) error {
+		r.spare = spare
+		return r.replaceAll(ctx, tasks, progress)
+	})
+}
+
+// replaceAll makes all replacements durable before the first of them is used. The modes of directories come last, from the inside out.
+func (r *repairer) replaceAll(ctx context.Context, tasks []task, progress func(done int)) error {
 	for i, t := range tasks {
 		if err := r.prepare(ctx, strconv.Itoa(i), t.entry); err != nil {
 			return err
 		}
+		progress(i + 1)
 	}
 	if err := r.spare.syncFS(); err != nil {
 		return err
+	}
+	for i, t := range tasks {
+		if err := r.check(ctx, strconv.Itoa(i), t.entry); err != nil {
+			return err
+		}
 	}
 	for i, t := range tasks {
 		if err := r.replace(strconv.Itoa(i), t); err != nil {
@@ -109,7 +110,7 @@ func (r *repairer) run(ctx context.Context, tasks []task) error {
 	return r.tree.syncFS()
 }
 
-// prepare makes a replacement and reads it again.
+// prepare makes a replacement.
 func (r *repairer) prepare(ctx context.Context, name string, e *manifest.Entry) error {
 	if err := ctx.Err(); err != nil || e == nil {
 		return err
@@ -118,15 +119,16 @@ func (r *repairer) prepare(ctx context.Context, name string, e *manifest.Entry) 
 	case manifest.Symlink:
 		return r.spare.symlink(e.Link, name)
 	case manifest.File:
-		if err := r.place(ctx, r.spare, name, e); err != nil {
-			return err
-		}
-		return r.check(ctx, name, e)
+		return r.place(ctx, r.spare, name, e)
 	}
 	return nil
 }
 
+// check reads a replacement from the medium.
 func (r *repairer) check(ctx context.Context, name string, e *manifest.Entry) error {
+	if r.buf == nil || e == nil || e.Type != manifest.File {
+		return nil
+	}
 	f, err := r.spare.open(name)
 	if forbidden(err, e) {
 		f, _, err = r.blobs.OpenBlob(e.Blob)
@@ -138,7 +140,7 @@ func (r *repairer) check(ctx context.Context, name string, e *manifest.Entry) er
 	forget(f)
 	good, err := hasContent(ctx, f, e.Blob, r.buf)
 	if err == nil && !good {
-		err = fmt.Errorf("%s: blob %v is damaged too; verify the store, so that it is fetched again", e.Path, e.Blob)
+		err = discard(r.blobs, e, "has other content too")
 	}
 	return err
 }
@@ -196,7 +198,7 @@ func (r *repairer) setDirMode(t task) error {
 // parent opens the directory that holds a path, one component after the other.
 func (r *repairer) parent(path string) (in *dir, last string, err error) {
 	parts := strings.Split(path, "/")
-	in, err = r.im.deploy.sub(r.id)
+	in, err = r.tree.again()
 	for _, name := range parts[:len(parts)-1] {
 		if err != nil {
 			return nil, "", err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,86 +13,167 @@ import (
 	"satchel/store/manifest"
 )
 
-// Stage builds the deployment of a release beside the others, from blobs that must all be there. When it returns without an
+// Plan says what deployment is to be built.
+type Plan struct {
+	Parts    []Part              // at least one, one for each product
+	From     string              // id of the deployment whose local changes are carried over; empty: the live one
+	Converge bool                // carry nothing over: the tree is exactly what a fresh machine would have
+	Progress func(StageProgress) // called by one goroutine at a time; may be nil
+}
+
+// StageProgress says how far [Image.Stage] has come.
+type StageProgress struct {
+	Phase       string // one of the Phase constants
+	Done, Total int    // entries
+	Bytes       uint64 // of the files among them
+}
+
+// Phases of [Image.Stage], in words for people.
+const (
+	PhaseLay    = "laying down"
+	PhaseSync   = "syncing"
+	PhaseVerify = "verifying"
+)
+
+func (p *Plan) progress(phase string, done, total int, bytes uint64) {
+	if p.Progress != nil {
+		p.Progress(StageProgress{phase, done, total, bytes})
+	}
+}
+
+// Stage builds the deployment of some releases beside the others, from blobs that must all be there. When it returns without an
 // error the tree is complete and durable, but not yet live; when the deployment was there already, nothing is done. On
-// an error, or when the context ends, the clone is removed and nothing else has changed.
+// an error, or when the context ends, the clone is removed and nothing else has changed. A path of two products is an error
+// that names both, and so are names of two products that some file systems take for one.
 //
-// progress, when not nil, is called after each entry, by the goroutine that called Stage.
-//
-// What was written is not read again: that is for [Image.Verify].
-func (im *Image) Stage(ctx context.Context, r Release, m *manifest.Manifest, b Blobs, progress func(done, total int)) (Deployment, error) {
-	if m.Product != r.Product || m.Epoch != r.Epoch || m.Seq != r.Seq {
-		return Deployment{}, otherManifest(r, m)
-	}
-	return im.stageAs(ctx, r, m, b, progress)
-}
-
-// StageRecall is Stage for a release with the content of an older one: its manifest is the older one's, of the same product
-// and with a lower (epoch, seq). The tree becomes a deployment of its own, also beside that of the older release.
-func (im *Image) StageRecall(ctx context.Context, r Release, m *manifest.Manifest, b Blobs, progress func(done, total int)) (Deployment, error) {
-	if m.Product != r.Product || m.Epoch > r.Epoch || m.Epoch == r.Epoch && m.Seq >= r.Seq {
-		return Deployment{}, otherManifest(r, m)
-	}
-	return im.stageAs(ctx, r, m, b, progress)
-}
-
-func otherManifest(r Release, m *manifest.Manifest) error {
-	return fmt.Errorf("staging %s %s: manifest is of %s, epoch %d, seq %d", r.Product, r.Version, m.Product, m.Epoch, m.Seq)
-}
-
-func (im *Image) stageAs(ctx context.Context, r Release, m *manifest.Manifest, b Blobs, progress func(done, total int)) (Deployment, error) {
-	d, err := im.stage(ctx, r, m, b, progress)
+// Before the tree gets its name, all that it did not share with the deployment of p.From already is read from the medium, and so is
+// every file whose modification time says that somebody wrote to it. A blob whose file turns out to have other content is
+// discarded; the error then has [store.ErrMismatch] in its chain, and to fetch what is missing and to stage again helps.
+func (im *Image) Stage(ctx context.Context, p Plan, b Blobs) (Deployment, error) {
+	d, err := im.stage(ctx, p, b)
 	if err != nil {
-		return Deployment{}, fmt.Errorf("staging %s %s: %w", r.Product, r.Version, err)
+		return Deployment{}, fmt.Errorf("staging%s: %w", p.names(), err)
 	}
 	return d, nil
 }
 
-func (im *Image) stage(ctx context.Context, r Release, m *manifest.Manifest, b Blobs, progress func(done, total int)) (Deployment, error) {
-	if err := r.check(); err != nil {
+// names tells the releases, for people, each with a space before.
+func (p *Plan) names() (s string) {
+	for _, part := range p.Parts {
+		s += " " + part.Release.Product + " " + part.Release.Version
+	}
+	return s
+}
+
+func (im *Image) stage(ctx context.Context, p Plan, b Blobs) (Deployment, error) {
+	parts, err := sortParts(p.Parts)
+	if err != nil {
+		return Deployment{}, err
+	}
+	l, err := compose(parts)
+	if err != nil {
 		return Deployment{}, err
 	}
 	if err := acquire(ctx, im.building); err != nil {
 		return Deployment{}, err
 	}
 	defer func() { <-im.building }()
-	if d, ok, err := im.existing(ctx, r, m); ok || err != nil {
-		return d, err
-	}
-	d, err := im.next(r)
+	d, err := im.next(parts)
 	if err != nil {
 		return d, err
 	}
-	clone := d.ID + tmpSuffix
-	if err := im.deploy.removeAll(clone); err != nil {
+	if old, ok, err := im.existing(ctx, &d, l, p.Converge); ok || err != nil {
+		return old, err
+	}
+	s := &staging{Plan: p, im: im, layout: l, blobs: b}
+	if s.from, err = im.start(&p); err != nil {
 		return d, err
 	}
-	err = im.build(ctx, clone, m, b, progress)
-	if err == nil {
-		err = im.settle(d)
-	}
-	if err != nil {
-		return d, errors.Join(err, im.deploy.unlink(d.ID+infoSuffix), im.deploy.removeAll(clone))
+	defer im.protect(s.from.ID)()
+	if err := s.run(ctx, &d); err != nil {
+		return d, errors.Join(err, im.deploy.unlink(d.ID+infoSuffix), im.deploy.removeAll(d.ID+tmpSuffix))
 	}
 	return d, nil
+}
+
+// start finds the deployment that a plan starts from. It has no id when there is none.
+func (im *Image) start(p *Plan) (Deployment, error) {
+	if p.From == "" {
+		d, _ := im.Live()
+		return d, nil
+	}
+	if err := im.need(p.From); err != nil {
+		return Deployment{}, err
+	}
+	d, _ := im.load(p.From)
+	return d, nil
+}
+
+// staging is one run of Stage.
+type staging struct {
+	Plan
+	im     *Image
+	layout *layout
+	blobs  Blobs
+	from   Deployment // has no id when there is none
+	old    *layout    // of from; nil when that is not known
+}
+
+// run makes the clone, proves it, carries over what is the person's, and gives it its name.
+func (s *staging) run(ctx context.Context, d *Deployment) error {
+	clone := d.ID + tmpSuffix
+	if err := s.im.deploy.removeAll(clone); err != nil {
+		return err
+	}
+	if s.from.ID != "" {
+		s.old, _ = s.im.layout(s.from.ID, s.blobs) // without it all is new
+	}
+	if err := s.build(ctx, clone); err != nil {
+		return err
+	}
+	d.config = s.layout.config
+	if s.from.ID != "" && !s.Converge {
+		if err := s.im.merge(ctx, s.from, s.old, clone, d, s.layout, s.blobs); err != nil {
+			return fmt.Errorf("carrying over the configuration of %s: %w", s.from.ID, err)
+		}
+	}
+	use, done, err := s.im.fill(ctx, s.from.ID, s.layout, s.blobs)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.im.settle(*d, use), done())
 }
 
 // next describes the deployment that is to come.
-func (im *Image) next(r Release) (Deployment, error) {
-	list, err := im.List()
+func (im *Image) next(parts []Part) (Deployment, error) {
+	number, err := im.nextNumber()
 	if err != nil {
 		return Deployment{}, err
 	}
-	d := Deployment{ID: r.ID(), Release: r, Created: time.Now().UTC().Truncate(time.Second), number: 1}
-	if n := len(list); n > 0 {
-		d.number = list[n-1].number + 1
+	d := Deployment{Created: time.Now().UTC().Truncate(time.Second), number: number}
+	for _, p := range parts {
+		d.Releases = append(d.Releases, p.Release)
+		d.Patches = append(d.Patches, p.Manifest.Terms.Patches...)
 	}
+	slices.Sort(d.Patches)
+	d.Patches = slices.Compact(d.Patches)
+	d.ID = idOf(d.Releases)
 	return d, nil
 }
 
-// existing finds the release's deployment. One whose description was lost is trusted only after reading all of it.
-func (im *Image) existing(ctx context.Context, r Release, m *manifest.Manifest) (Deployment, bool, error) {
-	id := r.ID()
+// nextNumber is one more than any deployment has.
+func (im *Image) nextNumber() (int64, error) {
+	list, err := im.List()
+	if err != nil || len(list) == 0 {
+		return 1, err
+	}
+	return list[len(list)-1].number + 1, nil
+}
+
+// existing finds the deployment of the same releases. One whose description was lost is trusted only after reading all of it, and so is
+// one that must have no local changes. When such a deployment has some and is in use, the new one gets another id.
+func (im *Image) existing(ctx context.Context, want *Deployment, l *layout, converge bool) (Deployment, bool, error) {
+	id := want.ID
 	kind, err := im.deploy.kind(id)
 	if kind != 0 && kind != unix.S_IFDIR {
 		err = fmt.Errorf("%s is %s, where a tree must be; move it away", im.deploy.at(id), kindName(kind))
@@ -100,64 +182,127 @@ func (im *Image) existing(ctx context.Context, r Release, m *manifest.Manifest) 
 		return Deployment{}, false, err
 	}
 	d, sound := im.load(id)
-	if sound && d.Release.Manifest != r.Manifest {
-		return d, false, fmt.Errorf("deployment %s is of another manifest, %v", id, d.Release.Manifest)
+	for i := range d.Releases {
+		if sound && d.Releases[i].Manifest != want.Releases[i].Manifest {
+			return d, false, fmt.Errorf("deployment %s is of another manifest, %v", id, d.Releases[i].Manifest)
+		}
 	}
-	if sound {
+	if sound && !converge {
 		return d, true, nil
 	}
-	problems, err := im.Verify(ctx, id, m, nil)
-	if err != nil {
+	strict := *l
+	if converge {
+		strict.config = nil
+	}
+	problems, err := im.compare(ctx, id, &strict, nil)
+	switch {
+	case err != nil:
 		return d, false, err
-	}
-	if len(problems) == 0 {
-		d, err := im.next(r)
-		if err == nil {
-			err = im.writeInfo(d)
+	case len(problems) > 0:
+		err := im.Destroy(id)
+		if converge && errors.Is(err, ErrInUse) {
+			want.ID, err = fmt.Sprintf("fresh-%d", want.number), nil
 		}
-		if err == nil {
-			err = im.deploy.sync()
-		}
-		return d, err == nil, err
+		return d, false, err
+	case sound:
+		return d, true, nil
 	}
-	return d, false, im.Destroy(id)
+	want.config = l.config
+	err = im.writeInfo(*want)
+	if err == nil {
+		err = im.deploy.sync()
+	}
+	return *want, err == nil, err
 }
 
-// build makes the clone.
-func (im *Image) build(ctx context.Context, clone string, m *manifest.Manifest, b Blobs, progress func(done, total int)) error {
-	top, err := im.deploy.mkdir(clone)
+// build makes the clone and proves it. Where a snapshot of the deployment before can be had, only what differs is laid down.
+func (s *staging) build(ctx context.Context, clone string) error {
+	lay := s.layDown
+	if s.old != nil && !s.Converge && s.im.snapshot(s.from.ID, clone) {
+		lay = s.layDifference
+	}
+	doubt, err := lay(ctx, clone)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	files := &lookahead{ctx: ctx, blobs: b, entries: m.Entries}
-	defer files.wait()
-	defer cancel()
-	t := &tree{placer: placer{im, b, files}, open: []level{{dir: top, mode: 0o755}}}
-	defer t.close()
-	for i := range m.Entries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := t.add(ctx, &m.Entries[i]); err != nil {
-			return err
-		}
-		if progress != nil {
-			progress(i+1, len(m.Entries))
-		}
+	s.progress(PhaseSync, 0, 0, 0)
+	if err := s.im.deploy.syncFS(); err != nil {
+		return err
 	}
-	return t.finish()
+	return s.im.prove(ctx, clone, doubt, s.blobs, &s.Plan)
 }
 
-// settle gives a complete clone its name. It makes these system calls: the description is written and synced, syncfs, renameat,
-// fsync of the deploy directory.
-func (im *Image) settle(d Deployment) error {
+// placer makes files of the clone. Those that the person may change are their own.
+func (s *staging) placer(files finder) placer {
+	return placer{im: s.im, blobs: s.blobs, files: files, proved: s.proved(),
+		apart: func(path string) bool { return covers(s.layout.config, path) }}
+}
+
+// layDown makes all of the tree, and gives the files that must be read again.
+func (s *staging) layDown(ctx context.Context, clone string) ([]*manifest.Entry, error) {
+	top, err := s.im.makeTree(clone)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	files := &lookahead{ctx: ctx, blobs: s.blobs, entries: s.layout.entries}
+	defer files.wait()
+	defer cancel()
+	t := &tree{placer: s.placer(files), open: []level{{dir: top, mode: 0o755}}}
+	defer t.close()
+	var bytes uint64
+	for i, e := range s.layout.entries {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := t.add(ctx, e); err != nil {
+			return nil, err
+		}
+		bytes += e.Size
+		s.progress(PhaseLay, i+1, len(s.layout.entries), bytes)
+	}
+	return t.doubt, t.finish()
+}
+
+// layDifference makes a snapshot of the deployment before the new tree, and gives the files that must be read again.
+func (s *staging) layDifference(ctx context.Context, clone string) ([]*manifest.Entry, error) {
+	strict := *s.layout
+	strict.config = nil
+	problems, err := s.im.glance(ctx, clone, &strict, func(e *manifest.Entry) bool {
+		old := s.old.find(e.Path)
+		return old != nil && old.Blob == e.Blob && !covers(s.from.config, e.Path)
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.im.openUp(clone); err != nil {
+		return nil, err
+	}
+	fix := &repairer{placer: s.placer(one{s.blobs}), name: clone}
+	tasks := s.layout.plan(problems)
+	err = fix.run(ctx, tasks, func(done int) { s.progress(PhaseLay, done, len(tasks), 0) })
+	return fix.doubt, err
+}
+
+// openUp gives the directory of a tree the mode that it has in all deployments.
+func (im *Image) openUp(name string) error {
+	top, err := im.deploy.sub(name)
+	if err != nil {
+		return err
+	}
+	defer top.close()
+	return top.chmod(0o755)
+}
+
+// settle gives a clone that is complete, durable and proved its name. It makes these system calls: the description is written and
+// synced, new state is moved to its place and the file system synced when there is any, renameat, fsync of the deploy directory.
+func (im *Image) settle(d Deployment, useState func() error) error {
 	im.changing <- struct{}{}
 	defer func() { <-im.changing }()
 	if err := im.writeInfo(d); err != nil {
 		return err
 	}
-	if err := im.deploy.syncFS(); err != nil {
+	if err := useState(); err != nil {
 		return err
 	}
 	if err := im.deploy.rename(d.ID+tmpSuffix, im.deploy, d.ID); err != nil {

@@ -11,8 +11,6 @@ import (
 	"satchel/store/image/boot"
 )
 
-const thisBoot = "0b7e6a4f-5a2e-4c79-9d0b-6a1f3f0f7c11"
-
 // three is an image with three releases: 1 live, 0 before it, 2 staged.
 func three(t *testing.T) (dir string, im *image.Image, ids []string) {
 	t.Helper()

@@ -27,34 +27,96 @@ type Problem struct {
 	What string // for people
 }
 
-// Verify compares a deployment with its manifest: every entry's type, mode, size, content and link, and that there is nothing
+// Verify compares a deployment with the manifests of its releases, which come from b: every entry's type, mode, size, content and link, and that there is nothing
 // else. Content is read from the medium, not from memory, by as many goroutines as there are processors. The
 // problems come in the manifest's order; an error means that the comparison could not be made. Below a
 // missing directory every entry is a problem; a directory that should not be there is one, whatever is in it.
 //
-// The mode of the tree's own directory is not compared. What an entry's mode forbids this process to read is not read.
+// At and below config paths only missing directories are problems: the rest is the person's. What is mounted on the directory
+// state is not looked at. The mode of the tree's own directory is not compared. What an entry's mode forbids this process to read is not read.
 // progress, when not nil, is called after each entry, by one goroutine at a time.
-func (im *Image) Verify(ctx context.Context, id string, m *manifest.Manifest, progress func(done, total int)) ([]Problem, error) {
-	problems, err := im.verify(ctx, id, m, progress)
+//
+// The error has [store.ErrNotFound] in its chain when a manifest is not in b, or when it is not known which manifests they are.
+func (im *Image) Verify(ctx context.Context, id string, b Blobs, progress func(done, total int)) ([]Problem, error) {
+	problems, err := im.verify(ctx, id, b, progress)
 	if err != nil {
 		return nil, fmt.Errorf("verifying %s: %w", id, err)
 	}
 	return problems, nil
 }
 
-func (im *Image) verify(ctx context.Context, id string, m *manifest.Manifest, progress func(done, total int)) ([]Problem, error) {
+func (im *Image) verify(ctx context.Context, id string, b Blobs, progress func(done, total int)) ([]Problem, error) {
+	l, err := im.layout(id, b)
+	if err != nil {
+		return nil, err
+	}
+	return im.compare(ctx, id, l, progress)
+}
+
+// layout says what the tree of a deployment must be.
+func (im *Image) layout(id string, b Blobs) (*layout, error) {
 	if err := im.need(id); err != nil {
 		return nil, err
 	}
-	top, err := im.deploy.sub(id)
+	d, sound := im.load(id)
+	if !sound {
+		return nil, fmt.Errorf("what it consists of: %w", store.ErrNotFound)
+	}
+	parts, err := d.parts(b)
+	if err != nil {
+		return nil, err
+	}
+	l, err := compose(parts)
+	if err == nil {
+		l.config = union(l.config, d.config)
+	}
+	return l, err
+}
+
+// parts reads the manifests of a deployment.
+func (d *Deployment) parts(b Blobs) ([]Part, error) {
+	var parts []Part
+	for _, r := range d.Releases {
+		m, err := b.Manifest(r.Manifest)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, Part{Release: r, Manifest: m})
+	}
+	return parts, nil
+}
+
+func (im *Image) compare(ctx context.Context, id string, l *layout, progress func(done, total int)) ([]Problem, error) {
+	return im.glance(ctx, id, l, nil, progress)
+}
+
+// Changed finds what was written in place into a deployment, without reading a file: entries that are missing, or have another type,
+// mode, size, link or modification time than when they were laid down, and what is in no release. Who gives a file its old time back is
+// not found; [Image.Verify] finds that too. Errors are those of Verify.
+func (im *Image) Changed(ctx context.Context, id string, b Blobs) ([]Problem, error) {
+	l, err := im.layout(id, b)
+	var problems []Problem
+	if err == nil {
+		problems, err = im.glance(ctx, id, l, func(*manifest.Entry) bool { return true }, nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for changes in %s: %w", id, err)
+	}
+	return problems, nil
+}
+
+// glance compares a tree with a layout. With trust it reads no file: one that has the fixed time has the content of its entry if trust
+// says so of the entry.
+func (im *Image) glance(ctx context.Context, name string, l *layout, trust func(e *manifest.Entry) bool, progress func(done, total int)) ([]Problem, error) {
+	top, err := im.deploy.sub(name)
 	if err != nil {
 		return nil, err
 	}
 	defer top.close()
 	workers, ctx := errgroup.WithContext(ctx)
 	workers.SetLimit(runtime.GOMAXPROCS(0))
-	v := &verifier{ctx: ctx, workers: workers, total: len(m.Entries), progress: progress}
-	err = v.dir(top, "", m.Entries)
+	v := &verifier{ctx: ctx, workers: workers, layout: l, trust: trust, total: len(l.entries), progress: progress}
+	err = v.dir(top, "", l.entries)
 	if werr := workers.Wait(); err == nil {
 		err = werr
 	}
@@ -68,6 +130,8 @@ func (im *Image) verify(ctx context.Context, id string, m *manifest.Manifest, pr
 type verifier struct {
 	ctx      context.Context // of this one verification
 	workers  *errgroup.Group
+	layout   *layout
+	trust    func(e *manifest.Entry) bool // nil: files are read
 	buffers  sync.Pool
 	total    int
 	progress func(done, total int)
@@ -90,14 +154,18 @@ func (v *verifier) checked(e *manifest.Entry, what string) {
 	}
 }
 
+// extra notes what is in no release. At and below config paths that is the person's affair.
 func (v *verifier) extra(path string) {
+	if covers(v.layout.config, path) {
+		return
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.problems = append(v.problems, Problem{Path: path, What: "is not in the release"})
 }
 
 // dir compares what is in a directory with the entries below it; prefix is the directory's path and a slash.
-func (v *verifier) dir(d *dir, prefix string, entries []manifest.Entry) error {
+func (v *verifier) dir(d *dir, prefix string, entries []*manifest.Entry) error {
 	names, err := d.names(-1)
 	if err != nil {
 		return err
@@ -107,7 +175,7 @@ func (v *verifier) dir(d *dir, prefix string, entries []manifest.Entry) error {
 		there[name] = struct{}{}
 	}
 	for len(entries) > 0 {
-		e := &entries[0]
+		e := entries[0]
 		name, ok := strings.CutPrefix(e.Path, prefix)
 		if !ok || strings.Contains(name, "/") {
 			return fmt.Errorf("manifest out of order at %q", e.Path)
@@ -126,7 +194,7 @@ func (v *verifier) dir(d *dir, prefix string, entries []manifest.Entry) error {
 }
 
 // countBelow counts the entries at the front that are below a path.
-func countBelow(entries []manifest.Entry, path string) int {
+func countBelow(entries []*manifest.Entry, path string) int {
 	for i := range entries {
 		p := entries[i].Path
 		if len(p) <= len(path) || p[len(path)] != '/' || !strings.HasPrefix(p, path) {
@@ -137,12 +205,18 @@ func countBelow(entries []manifest.Entry, path string) int {
 }
 
 // entry compares one entry, and what is below it when it is a directory.
-func (v *verifier) entry(d *dir, name string, e *manifest.Entry, below []manifest.Entry) error {
+func (v *verifier) entry(d *dir, name string, e *manifest.Entry, below []*manifest.Entry) error {
 	if err := v.ctx.Err(); err != nil {
 		return err
 	}
 	st, err := d.lstat(name)
 	what := ""
+	if own := covers(v.layout.config, e.Path); own && e.Type != manifest.Dir || v.layout.isMount(e) && err == nil {
+		v.checked(e, "") // a directory that is missing is a problem there too, nothing else
+		return nil
+	} else if own && err == nil {
+		return v.ownDir(d, name, e, &st, below)
+	}
 	if err != nil {
 		what = unreadable(err)
 	} else if kind := st.Mode & unix.S_IFMT; kind != kindOf(e.Type) {
@@ -165,12 +239,38 @@ func (v *verifier) entry(d *dir, name string, e *manifest.Entry, below []manifes
 	if st.Size != int64(e.Size) {
 		what = fmt.Sprintf("has %d bytes, not %d", st.Size, e.Size)
 	}
-	if what != "" || e.Size == 0 {
+	if v.trust != nil && what == "" {
+		what = v.suspect(e, &st)
+	}
+	if what != "" || e.Size == 0 || v.trust != nil {
 		v.checked(e, what)
 		return nil
 	}
 	v.content(d, name, e)
 	return nil
+}
+
+// ownDir looks at a directory below a config path.
+func (v *verifier) ownDir(d *dir, name string, e *manifest.Entry, st *unix.Stat_t, below []*manifest.Entry) error {
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		v.checked(e, "")
+		for _, e := range below {
+			v.checked(e, "")
+		}
+		return nil
+	}
+	return v.below(d, name, e, "", below)
+}
+
+// suspect says why a file that looks right is not to be trusted.
+func (v *verifier) suspect(e *manifest.Entry, st *unix.Stat_t) string {
+	switch {
+	case !v.trust(e):
+		return "has other content"
+	case e.Size > 0 && !isFixed(st.Mtim):
+		return "was written to"
+	}
+	return ""
 }
 
 func kindOf(t manifest.Type) uint32 {
@@ -183,10 +283,10 @@ func kindOf(t manifest.Type) uint32 {
 	return unix.S_IFREG
 }
 
-func (v *verifier) missing(e *manifest.Entry, what string, below []manifest.Entry) {
+func (v *verifier) missing(e *manifest.Entry, what string, below []*manifest.Entry) {
 	v.checked(e, what)
-	for i := range below {
-		v.checked(&below[i], "is missing")
+	for _, e := range below {
+		v.checked(e, "is missing")
 	}
 }
 
@@ -208,11 +308,11 @@ func (v *verifier) link(d *dir, name string, e *manifest.Entry) string {
 	return ""
 }
 
-func (v *verifier) below(d *dir, name string, e *manifest.Entry, what string, below []manifest.Entry) error {
+func (v *verifier) below(d *dir, name string, e *manifest.Entry, what string, below []*manifest.Entry) error {
 	sub, err := d.sub(name)
 	if forbidden(err, e) {
-		for i := range below {
-			v.checked(&below[i], "")
+		for _, e := range below {
+			v.checked(e, "")
 		}
 		v.checked(e, what)
 		return nil

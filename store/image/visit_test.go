@@ -130,25 +130,25 @@ func (v *visit) lookAfter(st *store.Store, im *image.Image) {
 	if r, _ := boot.Read(slots(v.image)); live.ID != r.Live || previous.ID != r.Previous || current(v.image) != live.ID {
 		v.wrong("live is %q, previous %q, current %q, and the record says %q and %q", live.ID, previous.ID, current(v.image), r.Live, r.Previous)
 	}
-	v.deployments(im)
+	v.deployments(im, st)
 	v.blobs(st)
 }
 
 // deployments looks that those that are promised are there, that all that are there are whole, and that there is nothing else.
-func (v *visit) deployments(im *image.Image) {
+func (v *visit) deployments(im *image.Image, st *store.Store) {
 	list, err := im.List()
 	v.check(err)
 	names := []string{"boot.0", "boot.1", "current", "deploy"}
 	found := uint(0)
 	for _, d := range list {
 		n := v.number(d.ID)
-		if n < 1 || d.Release.Version == "" {
+		if n < 1 || len(d.Releases) != 1 || d.Releases[0].Version == "" {
 			v.wrong("deployment %+v", d)
 			continue
 		}
 		found |= bit(n)
 		names = append(names, "deploy/"+d.ID, "deploy/"+d.ID+".toml")
-		problems, err := im.Verify(context.Background(), d.ID, v.ms[d.ID], nil)
+		problems, err := im.Verify(context.Background(), d.ID, st, nil)
 		if v.check(err) && len(problems) > 0 && n != v.now.damaged && n != v.next.damaged {
 			v.wrong("%s has %d problems, first %+v", d.ID, len(problems), problems[0])
 		}

@@ -93,7 +93,7 @@ func newPlay(t testing.TB, files int) *play {
 		{"enter 3 again", enter, func(s *state) { s.tries = 0 }},
 		{"confirm 3", confirm, func(s *state) { s.live, s.previous, s.trial = 3, 2, 0 }},
 		{"set the floor", func(h *theatre) error { return h.im.SetFloor("demo", 1, 8) }, func(s *state) { s.floor = 8 }},
-		{"prune the image", func(h *theatre) error { _, err := h.im.Prune(0); return err }, func(s *state) { s.deployed &^= bit(1) }},
+		{"prune the image", func(h *theatre) error { _, err := h.im.Prune(image.Keep{}); return err }, func(s *state) { s.deployed &^= bit(1) }},
 		{"stage 1 again", deploy(1), deployed(1)},
 		{"arm 1", arm(1), func(s *state) { s.trial, s.tries = 1, 2 }},
 		{"fail 1", func(h *theatre) error { return h.im.Fail("bad") }, func(s *state) { s.trial, s.tries, s.failed = 0, 0, bit(1) }},
@@ -207,7 +207,7 @@ func (h *theatre) fetchBlob(e manifest.Entry) error {
 
 func deploy(n int) func(*theatre) error {
 	return func(h *theatre) error {
-		_, err := h.im.Stage(context.Background(), h.rs[n], h.ms[h.rs[n].ID()], h.st, nil)
+		_, err := h.im.Stage(context.Background(), image.Plan{Parts: []image.Part{{Release: h.rs[n], Manifest: h.ms[h.rs[n].ID()]}}}, h.st)
 		return err
 	}
 }
@@ -224,6 +224,9 @@ func rollback(h *theatre) error {
 func arm(n int) func(*theatre) error {
 	return func(h *theatre) error { return h.im.Arm(h.rs[n].ID(), 2) }
 }
+
+// thisBoot is what the kernel calls the boot of the story.
+const thisBoot = "0b7e6a4f-5a2e-4c79-9d0b-6a1f3f0f7c11"
 
 // enter is a boot.
 func enter(h *theatre) error {
@@ -265,11 +268,11 @@ func damage(n int) func(*theatre) error {
 func repair(n int) func(*theatre) error {
 	return func(h *theatre) error {
 		id := h.rs[n].ID()
-		problems, err := h.im.Verify(context.Background(), id, h.ms[id], nil)
+		problems, err := h.im.Verify(context.Background(), id, h.st, nil)
 		if err != nil {
 			return err
 		}
-		return h.im.Repair(context.Background(), id, h.ms[id], h.st, problems)
+		return h.im.Repair(context.Background(), id, h.st, problems)
 	}
 }
 

@@ -121,6 +121,13 @@ func (f *folder) key(name string) []byte {
 	return norm.NFD.Bytes(f.fold.Bytes(norm.NFD.Bytes([]byte(strings.Map(prepare, name)))))
 }
 
+// NameKey is what is left of a name when case, Unicode form and characters without a shape do not count: two names in one directory
+// that have the same key are one file on some file systems.
+func NameKey(name string) string {
+	var f folder
+	return string(f.key(name))
+}
+
 // prepare drops what is ignored. Of Cherokee letters it makes small ones, which fold to the others: the case folder
 // of golang.org/x/text 0.40 exchanges the two.
 func prepare(r rune) rune {

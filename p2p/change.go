@@ -1,0 +1,540 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"satchel/store/image"
+)
+
+// ChangeRequest says what a person wants of an image.
+type ChangeRequest struct {
+	Image    string   `json:"image"`              // its directory; empty: the one that Products are followed into, or the only one
+	Products []string `json:"products,omitempty"` // bring these to their newest release; none: all that are in it or followed into it
+	Install  []string `json:"install,omitempty"`  // add these, and follow them from now on
+	Remove   []string `json:"remove,omitempty"`   // take these out, and follow them no longer
+	Wait     bool     `json:"wait,omitempty"`     // fetch what is not here yet; otherwise what is whole here is taken
+	Converge bool     `json:"converge,omitempty"` // exactly what a fresh machine would have: no local changes
+	Attach   bool     `json:"attach,omitempty"`   // the image comes from elsewhere: refuse it when anything would go down, and follow what is in it
+	Again    bool     `json:"again,omitempty"`    // also when it failed its trial before
+}
+
+// The moments at which a change counts.
+const (
+	WhenNow      = "now"       // whoever opens IMAGE/current gets it
+	WhenBoot     = "next boot" // armed: the next boot tries it
+	WhenNothing  = "nothing"   // it was so already
+	WhenAttached = "attached"  // followed from now on
+)
+
+// ChangeResult is what has become of an image.
+type ChangeResult struct {
+	Image      string          `json:"image"`
+	When       string          `json:"when"`
+	Deployment string          `json:"deployment,omitempty"`
+	Before     string          `json:"before,omitempty"` // the deployment that was live
+	Releases   []ReleaseStatus `json:"releases"`
+	Was        []ReleaseStatus `json:"was"`
+	Local      []LocalChange   `json:"local"`            // what of the person's changes was taken over
+	Proof      []string        `json:"proof,omitempty"`  // with Converge: the manifests' CIDs that the tree was compared with, from the medium
+	Checks     []HealthCheck   `json:"checks,omitempty"` // that were run
+}
+
+// LocalChange is a file that a person changed, and what became of it in a new deployment.
+type LocalChange struct {
+	Path string `json:"path"`
+	What string `json:"what"` // kept, conflict, added or removed
+}
+
+// ChangeProgress is how far a change is: What is fetching, in bytes, laying down, or switching.
+type ChangeProgress = StickProgress
+
+// Change updates an image, or changes of which products it consists: fetch, stage, prove from the medium, switch. Until the
+// switch an error leaves everything as it was; the clone is gone. After it, what fails its health checks is left again by
+// itself. The end of ctx ends it before the switch, and not after.
+func (n *Node) Change(ctx context.Context, req ChangeRequest, progress func(ChangeProgress)) (res ChangeResult, err error) {
+	if progress == nil {
+		progress = func(ChangeProgress) {}
+	}
+	c := &change{n: n, req: req, progress: progress}
+	if err := n.call(c.begin); err != nil {
+		return res, err
+	}
+	defer n.do(c.end)
+	err = c.run(ctx)
+	return c.res, err
+}
+
+// change is one Change. Between begin and end its place is busy: nothing else is staged into it.
+type change struct {
+	n        *Node
+	req      ChangeRequest
+	progress func(ChangeProgress)
+	p        *place
+	products []string // that are to be at their newest
+	want     []image.Release
+	res      ChangeResult
+}
+
+// begin finds the image and what is asked of it.
+func (c *change) begin() error {
+	n := c.n
+	if n.catalog.Root() == nil {
+		return errNoRoot()
+	}
+	if err := c.occupy(); err != nil {
+		return err
+	}
+	live, _ := c.p.img.Live()
+	c.res = ChangeResult{Image: c.p.dir, When: WhenNothing, Before: live.ID, Was: n.releases(live), Local: []LocalChange{}}
+	if err := c.choose(live); err != nil {
+		c.leave()
+		return err
+	}
+	for _, product := range c.products {
+		n.line(product).wanted++
+	}
+	n.advanceAll()
+	return nil
+}
+
+// occupy opens the image and keeps others from changing it.
+func (c *change) occupy() error {
+	n := c.n
+	dir, err := c.dir()
+	if err != nil {
+		return err
+	}
+	if err := n.mayHoldImage(dir); err != nil {
+		return err
+	}
+	p := n.placeAt(dir)
+	if p.busy {
+		return fail(CodeConflict, "wait for it", fmt.Errorf("image %q is being changed already", dir))
+	}
+	n.use(p)
+	if err := n.openPlace(p); err != nil {
+		n.unuse(p)
+		return err
+	}
+	p.busy, c.p = true, p
+	return nil
+}
+
+// dir is the directory of the image that is meant.
+func (c *change) dir() (string, error) {
+	if c.req.Image != "" {
+		return cleanDir(c.req.Image)
+	}
+	found := map[string]bool{}
+	for _, l := range c.n.lines {
+		if l.place != nil && (len(c.req.Products) == 0 || slices.Contains(c.req.Products, l.product)) {
+			found[l.place.dir] = true
+		}
+	}
+	if len(found) == 1 {
+		for dir := range found {
+			return dir, nil
+		}
+	}
+	if len(c.req.Products) > 0 && len(found) == 0 {
+		product := c.req.Products[0]
+		return "", fail(CodeNotFound, "follow it first: satchel follow "+product+" --image DIR", fmt.Errorf("%s is not followed", product))
+	}
+	return "", fail(CodeBadInput, `name it: --image DIR, or -R DIR for another disk; "satchel status" lists the images`,
+		fmt.Errorf("which image is meant: this machine has %d", len(found)))
+}
+
+// choose finds the products that are to be at their newest release.
+func (c *change) choose(live image.Deployment) error {
+	all := c.n.followedInto(c.p)
+	for _, r := range live.Releases {
+		if !slices.Contains(all, r.Product) {
+			all = append(all, r.Product)
+		}
+	}
+	for _, product := range c.req.Remove {
+		if !slices.Contains(all, product) {
+			return fail(CodeNotFound, "\"satchel image show\" lists what is in it", fmt.Errorf("%s is not in the image %q", product, c.p.dir))
+		}
+	}
+	for _, product := range c.req.Install {
+		if !slices.Contains(all, product) {
+			all = append(all, product)
+		}
+		if err := c.n.mayFollow(product, c.p.dir); err != nil {
+			return err
+		}
+	}
+	for _, product := range all {
+		if !slices.Contains(c.req.Remove, product) && (len(c.req.Products) == 0 || slices.Contains(c.req.Products, product)) {
+			c.products = append(c.products, product)
+		}
+	}
+	if len(all) == 0 {
+		return fail(CodeNotFound, `put something into it: "satchel install PRODUCT --image DIR"`, fmt.Errorf("the image %q is empty", c.p.dir))
+	}
+	if len(all) == len(c.req.Remove) {
+		return fail(CodeConflict, `"satchel unfollow" leaves the tree as it is and stops updates`, fmt.Errorf("%s is all that is in the image %q", strings.Join(all, ", "), c.p.dir))
+	}
+	return nil
+}
+
+func (c *change) leave() {
+	c.p.busy = false
+	c.n.unuse(c.p)
+}
+
+func (c *change) end() {
+	for _, product := range c.products {
+		c.n.line(product).wanted--
+	}
+	c.leave()
+	c.n.advanceAll()
+	c.n.touch()
+}
+
+func (c *change) run(ctx context.Context) error {
+	if err := c.fetch(ctx); err != nil {
+		return err
+	}
+	if err := c.n.call(c.decide); err != nil {
+		return err
+	}
+	if c.req.Attach {
+		if err := c.compare(); err != nil {
+			return err
+		}
+	}
+	d, err := c.stage(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.activate(ctx, d); err != nil {
+		return err
+	}
+	return c.n.call(c.keep)
+}
+
+// fetch waits until the newest release of every product is whole here.
+func (c *change) fetch(ctx context.Context) error {
+	for c.req.Wait {
+		var changed <-chan struct{}
+		var err error
+		done := true
+		at := ChangeProgress{What: "fetching"}
+		c.n.do(func() {
+			changed = c.n.Changed()
+			for _, product := range c.products {
+				whole, stuck := c.whole(product, &at)
+				done = done && whole
+				err = errors.Join(err, stuck)
+			}
+		})
+		if done || err != nil {
+			return err
+		}
+		c.progress(at)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fail(CodeTimeout, "what has come is kept; the node goes on fetching what is followed", fmt.Errorf("fetching for the image %q: %w", c.p.dir, context.Cause(ctx)))
+		case <-c.n.ended:
+			return fail(CodeOffline, `start the node again with "satchel up"`, errors.New("the node has stopped"))
+		}
+	}
+	return nil
+}
+
+// whole says whether the newest release of a product is here, how far it is, and why it will not come.
+func (c *change) whole(product string, at *ChangeProgress) (bool, error) {
+	n := c.n
+	a, _, ok := n.catalog.Latest(product)
+	l := n.line(product)
+	live, _ := c.p.img.Live()
+	_, has := live.Release(product)
+	switch {
+	case !ok && has, ok && n.db.complete(a.Manifest), ok && n.behindLive(c.p, &a):
+		return true, nil
+	case n.net == nil && !ok:
+		return false, fail(CodeNotFound, `start a node, and try again: "satchel up"`, fmt.Errorf("no release of %s is known here", product))
+	case n.net == nil:
+		return false, fail(CodeNotReady, `start a node, and try again: "satchel up"`, fmt.Errorf("the content of %s %s is not here", product, a.Version))
+	case !ok:
+		return false, nil
+	case l.err != nil && l.about == a.Manifest.String() && final(l.err):
+		return false, l.err
+	}
+	if l.job != nil && l.job.session != nil {
+		p := l.job.session.Progress()
+		at.Total += p.BytesTotal
+		at.Done += p.BytesTotal - p.BytesNeeded
+	}
+	return false, nil
+}
+
+// final reports whether an error does not go away by waiting.
+func final(err error) bool {
+	return slices.Contains([]string{CodeRefused, CodeNoSpace, CodeReadOnly, CodeTooNew}, CodeOf(err))
+}
+
+// decide fixes what the image is to consist of.
+func (c *change) decide() error {
+	c.want = c.n.composition(c.p, c.products)
+	c.want = slices.DeleteFunc(c.want, func(r image.Release) bool { return slices.Contains(c.req.Remove, r.Product) })
+	for _, product := range c.req.Install {
+		if !slices.ContainsFunc(c.want, func(r image.Release) bool { return r.Product == product }) {
+			return c.n.notReady(c.n.line(product), product+" is not here yet")
+		}
+	}
+	if len(c.want) == 0 {
+		return c.n.notReady(c.n.line(c.products[0]), "nothing is here yet for the image "+c.p.dir)
+	}
+	return nil
+}
+
+// stage gives the deployment of what is wanted, staging it when there is none.
+func (c *change) stage(ctx context.Context) (d image.Deployment, err error) {
+	n := c.n
+	for {
+		var running *job
+		var ok bool
+		n.do(func() {
+			live, _ := c.p.img.Live()
+			if !c.req.Converge && keyOf(live.Releases) == keyOf(c.want) {
+				d, ok = live, true
+				return
+			}
+			if !c.req.Converge {
+				if d, ok = deployed(c.p.img, c.want); ok {
+					return
+				}
+			}
+			if running = c.p.job; running == nil {
+				running = n.startStage(c.p, c.want, c.req.Converge)
+				running.mine = true
+			}
+		})
+		if ok {
+			return d, nil
+		}
+		c.progress(ChangeProgress{What: "laying down"})
+		select {
+		case <-running.done:
+		case <-ctx.Done():
+			running.cancel()
+			<-running.done
+			return d, fail(CodeTimeout, "nothing was changed; try again", fmt.Errorf("laying down into %q: %w", c.p.dir, context.Cause(ctx)))
+		}
+		if !running.mine {
+			continue
+		}
+		if running.err != nil {
+			return d, fmt.Errorf("the live tree is as it was: %w", running.err)
+		}
+		return running.made, nil
+	}
+}
+
+// activate switches to a deployment, unless it is live already.
+func (c *change) activate(ctx context.Context, d image.Deployment) error {
+	n := c.n
+	live, _ := c.p.img.Live()
+	c.res.Deployment = d.ID
+	n.do(func() { c.res.Releases = n.releases(d) })
+	c.res.Local = localChanges(d)
+	if live.ID == d.ID {
+		return nil
+	}
+	err := n.call(func() error {
+		if err := n.mayApply(); err != nil {
+			return err
+		}
+		if !c.req.Again && n.tried(c.p, d) {
+			return fail(CodeRefused, "wait for a newer release, or try it once more with --again", fmt.Errorf("%s failed its trial on this machine", words(d)))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	c.progress(ChangeProgress{What: "switching"})
+	out, err := n.switchTo(context.WithoutCancel(ctx), c.p, d)
+	c.res.When, c.res.Checks = out.when, out.checks
+	return err
+}
+
+// keep makes what was asked for last: follows, and that a newer root's lower numbers were meant.
+func (c *change) keep() error {
+	n := c.n
+	for _, r := range c.want {
+		if err := n.db.delete("anew", r.Product); err != nil {
+			return err
+		}
+	}
+	follow := c.req.Install
+	if c.req.Attach {
+		follow = c.products
+		if c.res.When == WhenNothing {
+			c.res.When = WhenAttached
+		}
+	}
+	for _, product := range follow {
+		if err := n.db.put("follows", product, []byte(c.p.dir)); err != nil {
+			return err
+		}
+		n.line(product).place = c.p
+	}
+	for _, product := range c.req.Remove {
+		if err := n.db.delete("follows", product); err != nil {
+			return err
+		}
+		if l := n.lines[product]; l != nil && l.place == c.p {
+			l.place = nil
+		}
+	}
+	return nil
+}
+
+// words names a deployment for people.
+func words(d image.Deployment) string {
+	var parts []string
+	for _, r := range d.Releases {
+		parts = append(parts, r.Product+" "+r.Version)
+	}
+	return strings.Join(parts, " and ")
+}
+
+// switched is what came of a switch.
+type switched struct {
+	when   string
+	checks []HealthCheck
+}
+
+// switchTo makes a staged deployment live, or arms it for the next boot when a system is in it. Content that fails its health
+// checks is left again, and remembered.
+func (n *Node) switchTo(ctx context.Context, p *place, d image.Deployment) (out switched, err error) {
+	system := false
+	n.do(func() { system = n.system(d.Releases) })
+	if d, err = p.img.Refresh(ctx, d.ID, n.store); err != nil { // the person may have changed something since
+		return out, imageError(p.dir, err)
+	}
+	if system {
+		if err := p.img.Arm(d.ID, bootTries); err != nil {
+			return out, fmt.Errorf("arming %s: %w", d.ID, imageError(p.dir, err))
+		}
+		n.log.Info("release armed for the next boot", slog.String("deployment", d.ID))
+		return switched{when: WhenBoot}, nil
+	}
+	before, was := p.img.Live()
+	older, _ := p.img.Previous()
+	if err := p.img.Activate(d.ID); err != nil {
+		return out, fmt.Errorf("activating %s: %w", d.ID, imageError(p.dir, err))
+	}
+	out.when = WhenNow
+	n.log.Info("release live", slog.String("deployment", d.ID))
+	var bad []string
+	out.checks, bad = n.health(ctx, p, d)
+	if len(bad) == 0 {
+		return out, nil
+	}
+	text := fmt.Errorf("%s failed its health check %s", words(d), strings.Join(bad, ", "))
+	if !was {
+		return out, fail(CodeUnhealthy, "there is no older deployment to go back to; a newer release heals it", text)
+	}
+	if err := p.img.Reject(older.ID, "health check "+strings.Join(bad, ", ")); err != nil {
+		return out, fail(CodeUnhealthy, `go back with "satchel rollback"`, errors.Join(text, imageError(p.dir, err)))
+	}
+	out.when = WhenNothing
+	return out, fail(CodeUnhealthy, "it is not tried again by itself; see what the check says, and wait for a newer release",
+		fmt.Errorf("%w; %s is live again", text, words(before)))
+}
+
+// Confirm makes the release that this machine was started with for a trial stay, when its health checks pass.
+func (n *Node) Confirm(ctx context.Context, product string) (ReleaseStatus, error) {
+	var dir string
+	err := n.call(func() error {
+		l, err := n.followed(product)
+		if err == nil {
+			dir = l.place.dir
+		}
+		return err
+	})
+	if err != nil {
+		return ReleaseStatus{}, err
+	}
+	res, err := n.ConfirmImage(ctx, dir, false)
+	for _, r := range res.Releases {
+		if r.Product == product {
+			return r, err
+		}
+	}
+	return ReleaseStatus{}, err
+}
+
+// ConfirmImage runs the health checks of what is on trial in the image in dir, and makes it stay when all pass; unchecked leaves
+// them out. When one fails the trial is over: the next boot starts what was live before. When nothing is on trial, nothing is done.
+func (n *Node) ConfirmImage(ctx context.Context, dir string, unchecked bool) (res ChangeResult, err error) {
+	err = n.beside(dir, func(p *place) error {
+		live, _ := p.img.Live()
+		res = ChangeResult{Image: p.dir, When: WhenNothing, Deployment: live.ID, Before: live.ID, Local: []LocalChange{}, Releases: n.releases(live), Was: n.releases(live)}
+		d, ok := p.img.Trial()
+		if !ok {
+			return nil
+		}
+		res.Deployment, res.Releases = d.ID, n.releases(d)
+		if !p.img.InTrial() {
+			return fail(CodeNotReady, "start the machine anew: it then tries it", fmt.Errorf("%s is armed, and this machine was not started with it", words(d)))
+		}
+		if !unchecked {
+			var bad []string
+			if res.Checks, bad = n.health(ctx, p, d); len(bad) > 0 {
+				text := fmt.Errorf("%s failed its health check %s", words(d), strings.Join(bad, ", "))
+				if err := p.img.Fail("health check " + strings.Join(bad, ", ")); err != nil {
+					text = errors.Join(text, imageError(p.dir, err))
+				}
+				return fail(CodeUnhealthy, "start the machine anew: it goes back to "+words(live), text)
+			}
+		}
+		if _, err := p.img.Confirm(); err != nil {
+			return fmt.Errorf("confirming %s: %w", d.ID, imageError(p.dir, err))
+		}
+		res.When = WhenNow
+		return nil
+	})
+	return res, err
+}
+
+// health runs the health checks of a deployment: those of the image, and its own where the trust root lets it run something. It
+// gives the names of those that failed.
+func (n *Node) health(ctx context.Context, p *place, d image.Deployment) (checks []HealthCheck, bad []string) {
+	own := false
+	n.do(func() { own = n.mayRun(d) })
+	results, err := p.img.Health(ctx, d.ID, own, 0)
+	for _, r := range results {
+		checks = append(checks, HealthCheck{r.Name, r.OK, r.Output, r.Why})
+		if !r.OK {
+			bad = append(bad, r.Name)
+			n.log.Warn("health check failed", slog.String("check", r.Path), slog.String("why", r.Why), slog.String("output", r.Output))
+		}
+	}
+	if err != nil {
+		checks, bad = append(checks, HealthCheck{Name: image.HealthName, Error: err.Error()}), append(bad, image.HealthName)
+	}
+	return checks, bad
+}
+
+// bootTries is how often a system may fail to confirm before the machine goes back.
+const bootTries = 3
+
+// HealthCheck is one check that was run.
+type HealthCheck struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Output string `json:"output,omitempty"` // the end of it
+	Error  string `json:"error,omitempty"`
+}
