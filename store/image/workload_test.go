@@ -46,6 +46,8 @@ type state struct {
 	stored   uint // bit set of releases whose blobs are in the store
 	deployed uint // bit set of releases that have a deployment
 	damaged  int  // a deployment that may have problems
+	edited   bool // the configuration of 2, and of what came after it, is the person's
+	noted    bool // there are notes in the state
 }
 
 // boots is what the boot record says.
@@ -73,8 +75,8 @@ func newPlay(t testing.TB, files int) *play {
 	for n := 1; n <= releases; n++ {
 		entries := playTree(n, files)
 		// Numbers of different length make boot records of different length.
-		r, m := release(t, p.b, []uint64{0, 8, 9, 10}[n], entries)
-		p.rs, p.ms[r.ID()] = append(p.rs, r), m
+		part := withTerms(t, p.b, []uint64{0, 8, 9, 10}[n], manifest.Terms{Config: []string{"conf"}, State: []string{"data"}}, entries)
+		p.rs, p.ms[part.Release.ID()] = append(p.rs, part.Release), part.Manifest
 		p.trees = append(p.trees, layOut(t, entries))
 	}
 	p.steps = []step{
@@ -84,6 +86,8 @@ func newPlay(t testing.TB, files int) *play {
 		{"fetch 2", fetch(2), stored(2)},
 		{"stage 2", deploy(2), deployed(2)},
 		{"activate 2", activate(2), func(s *state) { s.live, s.previous = 2, 1 }},
+		{"edit", edit, func(s *state) { s.edited = true }},
+		{"take notes", note, func(s *state) { s.noted = true }},
 		{"roll back to 1", rollback, func(s *state) { s.live, s.previous = 1, 2 }},
 		{"roll back to 2", rollback, func(s *state) { s.live, s.previous = 2, 1 }},
 		{"publish 3", publish(3), stored(3)},
@@ -101,15 +105,62 @@ func newPlay(t testing.TB, files int) *play {
 		{"prune the store", prune(2, 3), func(s *state) { s.stored &^= bit(1) }},
 		{"damage 2", damage(2), func(s *state) { s.damaged = 2 }},
 		{"repair 2", repair(2), func(s *state) { s.damaged = 0 }},
-		{"roll back at the end", rollback, func(s *state) { s.live, s.previous = 2, 3 }},
+		{"roll back to 2 again", rollback, func(s *state) { s.live, s.previous = 2, 3 }},
+		{"clone 2", cloneOf(2), deployed(copyNumber)},
+		{"pin the clone", func(h *theatre) error { return h.im.Pin(copyName, true) }, func(*state) {}},
+		{"activate the clone", func(h *theatre) error { return h.im.Activate(copyName) }, func(s *state) { s.live, s.previous = copyNumber, 2 }},
 	}
 	return p
+}
+
+// A clone has a name, and here a number too.
+const (
+	copyName   = "copy"
+	copyNumber = releases + 1
+)
+
+func cloneOf(n int) func(*theatre) error {
+	return func(h *theatre) error {
+		_, err := h.im.Clone(context.Background(), h.rs[n].ID(), copyName)
+		return err
+	}
+}
+
+// What a person writes into the configuration, and into the state.
+const (
+	mine  = "as I like it"
+	notes = "what I must not forget"
+)
+
+func edit(h *theatre) error { return save(h.im.Tree(h.rs[2].ID())+"/conf/app", mine) }
+
+func note(h *theatre) error {
+	return save(filepath.Join(h.im.Tree(h.rs[2].ID()), "data", "notes"), notes)
+}
+
+// save is what a careful editor does.
+func save(path, text string) error {
+	f, err := os.Create(path + "~")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(text)
+	err = errors.Join(err, f.Sync(), os.Rename(path+"~", path))
+	dir, derr := os.Open(filepath.Dir(path))
+	if derr != nil {
+		return errors.Join(err, derr)
+	}
+	defer dir.Close()
+	return errors.Join(err, dir.Sync())
 }
 
 // playTree is a release of some dozens of files, of which each release changes a part.
 func playTree(n, files int) []entry {
 	tree := small(fmt.Sprint("release ", n))
-	tree = append(tree, entry{path: "lessons/", mode: 0o755}, entry{path: "large2", mode: 0o644, data: text(fmt.Sprint("large", n), 700_000)})
+	tree = append(tree, entry{path: "conf/", mode: 0o755}, entry{path: "conf/app", mode: 0o644, data: fmt.Sprint("default ", n)},
+		entry{path: "data/", mode: 0o755}, entry{path: "data/seed", mode: 0o644, data: "seed"},
+		entry{path: "lessons/", mode: 0o755}, entry{path: "large2", mode: 0o644, data: text(fmt.Sprint("large", n), 700_000)})
 	for i := range files {
 		salt := fmt.Sprint("file ", i)
 		if i%3 == n%3 {
