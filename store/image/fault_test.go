@@ -84,7 +84,11 @@ func (f fault) places(changes []string, chance *rand.Rand) (all []int) {
 // inMemory is a directory on a file system in memory, if there is one.
 func inMemory(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp(memory(), "satchel-fault-")
+	where := "/dev/shm"
+	if fi, err := os.Stat(where); err != nil || !fi.IsDir() {
+		where = ""
+	}
+	dir, err := os.MkdirTemp(where, "satchel-fault-")
 	must(t, err)
 	t.Cleanup(func() {
 		permit(dir)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"satchel/store/crash"
 )
@@ -108,11 +109,15 @@ func trials(t *testing.T) (all []*trial) {
 }
 
 func conduct(t *testing.T) {
+	// Disks are kept in memory, and are gone with the mounts of this process.
+	memory := t.TempDir()
+	must(t, unix.Mount("tmpfs", memory, "tmpfs", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(memory, unix.MNT_DETACH)) })
 	all := trials(t)
 	lanes := new(errgroup.Group)
 	lanes.SetLimit(runtime.NumCPU())
 	for _, trial := range all {
-		lanes.Go(func() error { return trial.run(t) })
+		lanes.Go(func() error { return trial.run(t, memory) })
 	}
 	must(t, lanes.Wait())
 	t.Logf("\n%s", table(all))
@@ -150,7 +155,7 @@ func table(all []*trial) string {
 	return out.String()
 }
 
-func (r *trial) run(t *testing.T) (err error) {
+func (r *trial) run(t *testing.T, memory string) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("%s, %s: %w", r.fs.Name, r.mutant.name, err)
@@ -163,7 +168,7 @@ func (r *trial) run(t *testing.T) (err error) {
 		return err
 	}
 	for round := uint64(0); !r.enough() && round < maxRounds && err == nil; round++ {
-		err = r.round(t, check, round)
+		err = r.round(t, memory, check, round)
 	}
 	return errors.Join(err, check.stop())
 }
@@ -171,8 +176,8 @@ func (r *trial) run(t *testing.T) (err error) {
 func (r *trial) enough() bool { return r.states >= r.limit || r.first && len(r.bad) > 0 }
 
 // round records the workload once, and looks at some of the states in that log.
-func (r *trial) round(t *testing.T, check *inspector, round uint64) error {
-	dir, err := os.MkdirTemp(memory(), "satchel-crash-")
+func (r *trial) round(t *testing.T, memory string, check *inspector, round uint64) error {
+	dir, err := os.MkdirTemp(memory, "disk-")
 	if err != nil {
 		return err
 	}
@@ -197,14 +202,6 @@ func (r *trial) round(t *testing.T, check *inspector, round uint64) error {
 		}
 	}
 	return errors.Join(err, m.Close())
-}
-
-// memory is where disks are kept.
-func memory() string {
-	if fi, err := os.Stat("/dev/shm"); err == nil && fi.IsDir() {
-		return "/dev/shm"
-	}
-	return os.TempDir()
 }
 
 // try looks at one state. A state that our code does not survive is kept, with the kernel's log.
