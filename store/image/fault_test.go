@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 
 	"satchel/store"
+	"satchel/store/image"
 )
 
 // A fault takes the place of one change of the disk. It gives the error of the change; from then on nothing else happens when it ends the process.
@@ -213,7 +214,7 @@ func (s *saboteur) hook(dir string) store.Hook {
 			return nil
 		}
 		s.ended = s.fault.ends
-		if s.fault.half {
+		if s.fault.half && (op == "writing" || op == "copying") { // publishing goes in another order each time
 			if err := os.WriteFile(filepath.Join(s.top, dir, path), []byte("half"), 0o600); err != nil {
 				return err
 			}
@@ -230,5 +231,31 @@ func copyTree(t *testing.T, from, to string) {
 	out, err := exec.Command("cp", "-a", from, to).CombinedOutput()
 	if err != nil {
 		t.Fatalf("copying: %v: %s", err, out)
+	}
+}
+
+// TestSpareStateStays: a tree that has its name is not given up when what helped to make its state cannot be removed; Open removes that.
+func TestSpareStateStays(t *testing.T) {
+	dir, b := tempDir(t), newBlobs(t)
+	im, err := image.OpenHook(dir, func(op, path string) error {
+		if op == "removing directory" && path == "state/.satchel-fill.tmp" {
+			return syscall.EIO
+		}
+		return nil
+	})
+	must(t, err)
+	d := stageParts(t, im, b, withTerms(t, b, 1, withState, []entry{{path: "var/", mode: 0o755}, {path: "var/seed", mode: 0o644, data: "seed"}}))
+	must(t, im.Close())
+	if _, err := os.Stat(dir + "/state/.satchel-fill.tmp"); err != nil {
+		t.Error("nothing had to be removed")
+	}
+	im = open(t, dir)
+	list, err := im.List()
+	must(t, err)
+	if len(list) != 1 || list[0].ID != d.ID || list[0].Releases[0].Version == "" {
+		t.Errorf("deployments are %+v", list)
+	}
+	if left, _ := filepath.Glob(dir + "/state/*.tmp"); len(left) > 0 {
+		t.Errorf("left is %q", left)
 	}
 }
