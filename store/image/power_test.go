@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"satchel/store/crash"
 )
@@ -76,7 +76,7 @@ const (
 // trial is one line of the table.
 type trial struct {
 	fs      crash.FileSystem
-	mutant  string // empty for our code as it is
+	mutant  mutant // without a name, our code as it is
 	limit   int    // how many states there may be
 	first   bool   // the first bad state is enough
 	states  int
@@ -101,7 +101,7 @@ func trials(t *testing.T) (all []*trial) {
 	for _, f := range kinds {
 		for _, m := range mutants() {
 			if text != "" || f.Name == m.shows {
-				all = append(all, &trial{fs: f, mutant: m.name, limit: part, first: text == ""})
+				all = append(all, &trial{fs: f, mutant: m, limit: part, first: text == ""})
 			}
 		}
 	}
@@ -109,18 +109,22 @@ func trials(t *testing.T) (all []*trial) {
 }
 
 func conduct(t *testing.T) {
+	// Disks are kept in memory, and are gone with the mounts of this process.
+	memory := t.TempDir()
+	must(t, unix.Mount("tmpfs", memory, "tmpfs", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(memory, unix.MNT_DETACH)) })
 	all := trials(t)
 	lanes := new(errgroup.Group)
 	lanes.SetLimit(runtime.NumCPU())
 	for _, trial := range all {
-		lanes.Go(func() error { return trial.run(t) })
+		lanes.Go(func() error { return trial.run(t, memory) })
 	}
 	must(t, lanes.Wait())
 	t.Logf("\n%s", table(all))
 	caught := make(map[string]bool)
 	for _, trial := range all {
-		caught[trial.mutant] = caught[trial.mutant] || len(trial.bad) > 0
-		if trial.mutant == "" {
+		caught[trial.mutant.name] = caught[trial.mutant.name] || len(trial.bad) > 0
+		if trial.mutant.name == "" {
 			for _, bad := range trial.bad {
 				t.Errorf("%s: %s", trial.fs.Name, bad)
 			}
@@ -138,7 +142,7 @@ func table(all []*trial) string {
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "file system\tcode\twrites\tflushes\tstates\tbad\tseconds\tthe first bad one")
 	for _, r := range all {
-		name, first := r.mutant, ""
+		name, first := r.mutant.name, ""
 		if name == "" {
 			name = "as it is"
 		}
@@ -151,10 +155,10 @@ func table(all []*trial) string {
 	return out.String()
 }
 
-func (r *trial) run(t *testing.T) (err error) {
+func (r *trial) run(t *testing.T, memory string) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("%s, %s: %w", r.fs.Name, r.mutant, err)
+			err = fmt.Errorf("%s, %s: %w", r.fs.Name, r.mutant.name, err)
 		}
 	}()
 	began := time.Now()
@@ -164,7 +168,7 @@ func (r *trial) run(t *testing.T) (err error) {
 		return err
 	}
 	for round := uint64(0); !r.enough() && round < maxRounds && err == nil; round++ {
-		err = r.round(t, check, round)
+		err = r.round(t, memory, check, round)
 	}
 	return errors.Join(err, check.stop())
 }
@@ -172,13 +176,17 @@ func (r *trial) run(t *testing.T) (err error) {
 func (r *trial) enough() bool { return r.states >= r.limit || r.first && len(r.bad) > 0 }
 
 // round records the workload once, and looks at some of the states in that log.
-func (r *trial) round(t *testing.T, check *inspector, round uint64) error {
-	dir, err := os.MkdirTemp(memory(), "satchel-crash-")
+func (r *trial) round(t *testing.T, memory string, check *inspector, round uint64) error {
+	dir, err := os.MkdirTemp(memory, "disk-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	log, err := crash.Record(r.fs, dir, func(mounted string, mark func(int)) error { return r.work(t, mounted, round, mark) })
+	apart := ""
+	if r.mutant.apart || r.mutant.name == "" && round%4 == 3 {
+		apart = t.TempDir()
+	}
+	log, err := crash.Record(r.fs, dir, func(mounted string, mark func(int)) error { return r.work(t, mounted, apart, round, mark) })
 	if err != nil {
 		return err
 	}
@@ -189,29 +197,21 @@ func (r *trial) round(t *testing.T, check *inspector, round uint64) error {
 		return err
 	}
 	for _, s := range log.States(min(r.limit-r.states, roundStates, (r.limit+1)/2), round) {
-		if err = r.try(t, m, check, s); err != nil || r.enough() {
+		if err = r.try(t, m, check, apart, s); err != nil || r.enough() {
 			break
 		}
 	}
 	return errors.Join(err, m.Close())
 }
 
-// memory is where disks are kept.
-func memory() string {
-	if fi, err := os.Stat("/dev/shm"); err == nil && fi.IsDir() {
-		return "/dev/shm"
-	}
-	return os.TempDir()
-}
-
 // try looks at one state. A state that our code does not survive is kept, with the kernel's log.
-func (r *trial) try(t *testing.T, m *crash.Machine, check *inspector, s crash.State) error {
+func (r *trial) try(t *testing.T, m *crash.Machine, check *inspector, apart string, s crash.State) error {
 	r.states++
 	dir, err := m.Start(s)
 	if err != nil {
 		r.bad = append(r.bad, fmt.Sprintf("%v: %v", s, err))
 	} else {
-		problem, err := check.look(dir, s.Marked)
+		problem, err := check.look(dir, apart, s.Marked)
 		if err != nil {
 			return err
 		}
@@ -223,7 +223,7 @@ func (r *trial) try(t *testing.T, m *crash.Machine, check *inspector, s crash.St
 		}
 		r.bad = append(r.bad, problem+"; "+s.String())
 	}
-	if r.mutant != "" || len(r.bad) > 3 {
+	if r.mutant.name != "" || len(r.bad) > 3 {
 		return nil
 	}
 	keep, err := os.MkdirTemp(os.Getenv("SATCHEL_POWER_KEEP"), "satchel-crash-")
@@ -235,8 +235,8 @@ func (r *trial) try(t *testing.T, m *crash.Machine, check *inspector, s crash.St
 }
 
 // work starts the process with the workload, and puts its marks into the log.
-func (r *trial) work(t *testing.T, mounted string, round uint64, mark func(int)) error {
-	cmd := self(t, "work", "SATCHEL_POWER_DIR="+mounted, "SATCHEL_POWER_MUTANT="+r.mutant, fmt.Sprint("SATCHEL_POWER_ROUND=", round))
+func (r *trial) work(t *testing.T, mounted, apart string, round uint64, mark func(int)) error {
+	cmd := self(t, "work", "SATCHEL_POWER_DIR="+mounted, "SATCHEL_POWER_APART="+apart, "SATCHEL_POWER_MUTANT="+r.mutant.name, fmt.Sprint("SATCHEL_POWER_ROUND=", round))
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	c, err := talk(cmd)
@@ -302,8 +302,8 @@ func startInspector(t *testing.T) (*inspector, error) {
 }
 
 // look gives what is wrong, or nothing.
-func (i *inspector) look(dir string, marked int) (problem string, err error) {
-	if _, err := fmt.Fprintf(i.in, "%d %s\n", marked, dir); err != nil {
+func (i *inspector) look(dir, apart string, marked int) (problem string, err error) {
+	if _, err := fmt.Fprintf(i.in, "%d\t%s\t%s\n", marked, dir, apart); err != nil {
 		return "", fmt.Errorf("asking the inspector: %w", err)
 	}
 	if !i.lines.Scan() {
@@ -324,11 +324,12 @@ func inspect(t *testing.T) {
 	out := json.NewEncoder(os.NewFile(3, "answers"))
 	questions := bufio.NewScanner(os.Stdin)
 	for questions.Scan() {
-		marked, dir, _ := strings.Cut(questions.Text(), " ")
-		n, err := strconv.Atoi(marked)
+		question := strings.Split(questions.Text(), "\t")
+		n, err := strconv.Atoi(question[0])
 		must(t, err)
 		problem := ""
-		if err := p.look(filepath.Clean(dir), n); err != nil {
+		p.apart = question[2]
+		if err := p.look(question[1], n); err != nil {
 			problem = strings.ReplaceAll(err.Error(), "\n", "; ")
 		}
 		must(t, out.Encode(problem))
@@ -352,5 +353,7 @@ func work(t *testing.T) {
 	}
 	round, err := strconv.ParseUint(os.Getenv("SATCHEL_POWER_ROUND"), 10, 64)
 	must(t, err)
-	must(t, newPlay(t, 36).run(os.Getenv("SATCHEL_POWER_DIR"), skip, round, mark))
+	p := newPlay(t, 36)
+	p.apart = os.Getenv("SATCHEL_POWER_APART")
+	must(t, p.run(os.Getenv("SATCHEL_POWER_DIR"), skip, round, mark))
 }

@@ -40,7 +40,7 @@ func (v *visit) check(err error) bool {
 
 // look recovers, and says what is wrong. Step n is the last one that is known to be done; -1 when none is.
 func (p *play) look(top string, n int) error {
-	v := &visit{play: p, name: "at the end", store: filepath.Join(top, "store"), image: filepath.Join(top, "image")}
+	v := &visit{play: p, name: "at the end", store: p.storeDir(top), image: filepath.Join(top, "image")}
 	if n+1 < len(p.steps) {
 		v.name = "in " + p.steps[n+1].name
 	}
@@ -65,16 +65,22 @@ func (v *visit) lookBefore() {
 }
 
 func (v *visit) id(n int) string {
-	if n == 0 {
+	switch n {
+	case 0:
 		return ""
+	case copyNumber:
+		return copyName
 	}
 	return v.rs[n].ID()
 }
 
 // number of a deployment, 0 for none, and -1 for one that there is not.
 func (v *visit) number(id string) int {
-	if id == "" {
+	switch id {
+	case "":
 		return 0
+	case copyName:
+		return copyNumber
 	}
 	if n := slices.IndexFunc(v.rs, func(r image.Release) bool { return r.ID() == id }); n > 0 {
 		return n
@@ -138,7 +144,7 @@ func (v *visit) lookAfter(st *store.Store, im *image.Image) {
 func (v *visit) deployments(im *image.Image, st *store.Store) {
 	list, err := im.List()
 	v.check(err)
-	names := []string{"boot.0", "boot.1", "current", "deploy"}
+	names := []string{"boot.0", "boot.1", "current", "deploy", "state"}
 	found := uint(0)
 	for _, d := range list {
 		n := v.number(d.ID)
@@ -147,11 +153,21 @@ func (v *visit) deployments(im *image.Image, st *store.Store) {
 			continue
 		}
 		found |= bit(n)
+		if text := read(filepath.Join(im.Tree(d.ID), "conf/app")); n > 1 && v.now.edited && text != mine {
+			v.wrong("the configuration of %s is %q", d.ID, text)
+		}
 		names = append(names, "deploy/"+d.ID, "deploy/"+d.ID+".toml")
 		problems, err := im.Verify(context.Background(), d.ID, st, nil)
 		if v.check(err) && len(problems) > 0 && n != v.now.damaged && n != v.next.damaged {
 			v.wrong("%s has %d problems, first %+v", d.ID, len(problems), problems[0])
 		}
+	}
+	if text := read(filepath.Join(v.image, "state/data/notes")); v.now.noted && text != notes {
+		v.wrong("the notes are %q", text)
+	}
+	left, err := filepath.Glob(filepath.Join(v.image, "state", "*.tmp"))
+	if v.check(err) && len(left) > 0 {
+		v.wrong("left is %q", left)
 	}
 	v.within("deployments", found, v.now.deployed, v.next.deployed)
 	v.onlyNames(v.image, names)
@@ -182,6 +198,9 @@ func (v *visit) onlyNames(top string, want []string) {
 
 // blobs looks that the releases that are promised are whole, that every blob is what its name says, and that there is nothing else.
 func (v *visit) blobs(st *store.Store) {
+	if v.apart != "" {
+		return
+	}
 	bad, err := st.Verify(context.Background(), nil)
 	if v.check(err) && len(bad) > 0 {
 		v.wrong("%d blobs are bad, first %v", len(bad), bad[0])

@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type play struct {
 	ms    map[string]*manifest.Manifest // by id
 	trees []string                      // to publish, by number
 	steps []step
+	apart string // where the store is when it is not beside the image, but on another disk; nothing is pruned there
 }
 
 // step is one thing that is done, and what is then true for good.
@@ -44,6 +46,8 @@ type state struct {
 	stored   uint // bit set of releases whose blobs are in the store
 	deployed uint // bit set of releases that have a deployment
 	damaged  int  // a deployment that may have problems
+	edited   bool // the configuration of 2, and of what came after it, is the person's
+	noted    bool // there are notes in the state
 }
 
 // boots is what the boot record says.
@@ -71,8 +75,8 @@ func newPlay(t testing.TB, files int) *play {
 	for n := 1; n <= releases; n++ {
 		entries := playTree(n, files)
 		// Numbers of different length make boot records of different length.
-		r, m := release(t, p.b, []uint64{0, 8, 9, 10}[n], entries)
-		p.rs, p.ms[r.ID()] = append(p.rs, r), m
+		part := withTerms(t, p.b, []uint64{0, 8, 9, 10}[n], manifest.Terms{Config: []string{"conf"}, State: []string{"data"}}, entries)
+		p.rs, p.ms[part.Release.ID()] = append(p.rs, part.Release), part.Manifest
 		p.trees = append(p.trees, layOut(t, entries))
 	}
 	p.steps = []step{
@@ -82,6 +86,8 @@ func newPlay(t testing.TB, files int) *play {
 		{"fetch 2", fetch(2), stored(2)},
 		{"stage 2", deploy(2), deployed(2)},
 		{"activate 2", activate(2), func(s *state) { s.live, s.previous = 2, 1 }},
+		{"edit", edit, func(s *state) { s.edited = true }},
+		{"take notes", note, func(s *state) { s.noted = true }},
 		{"roll back to 1", rollback, func(s *state) { s.live, s.previous = 1, 2 }},
 		{"roll back to 2", rollback, func(s *state) { s.live, s.previous = 2, 1 }},
 		{"publish 3", publish(3), stored(3)},
@@ -99,15 +105,62 @@ func newPlay(t testing.TB, files int) *play {
 		{"prune the store", prune(2, 3), func(s *state) { s.stored &^= bit(1) }},
 		{"damage 2", damage(2), func(s *state) { s.damaged = 2 }},
 		{"repair 2", repair(2), func(s *state) { s.damaged = 0 }},
-		{"roll back at the end", rollback, func(s *state) { s.live, s.previous = 2, 3 }},
+		{"roll back to 2 again", rollback, func(s *state) { s.live, s.previous = 2, 3 }},
+		{"clone 2", cloneOf(2), deployed(copyNumber)},
+		{"pin the clone", func(h *theatre) error { return h.im.Pin(copyName, true) }, func(*state) {}},
+		{"activate the clone", func(h *theatre) error { return h.im.Activate(copyName) }, func(s *state) { s.live, s.previous = copyNumber, 2 }},
 	}
 	return p
+}
+
+// A clone has a name, and here a number too.
+const (
+	copyName   = "copy"
+	copyNumber = releases + 1
+)
+
+func cloneOf(n int) func(*theatre) error {
+	return func(h *theatre) error {
+		_, err := h.im.Clone(context.Background(), h.rs[n].ID(), copyName)
+		return err
+	}
+}
+
+// What a person writes into the configuration, and into the state.
+const (
+	mine  = "as I like it"
+	notes = "what I must not forget"
+)
+
+func edit(h *theatre) error { return save(h.im.Tree(h.rs[2].ID())+"/conf/app", mine) }
+
+func note(h *theatre) error {
+	return save(filepath.Join(h.im.Tree(h.rs[2].ID()), "data", "notes"), notes)
+}
+
+// save is what a careful editor does.
+func save(path, text string) error {
+	f, err := os.Create(path + "~")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(text)
+	err = errors.Join(err, f.Sync(), os.Rename(path+"~", path))
+	dir, derr := os.Open(filepath.Dir(path))
+	if derr != nil {
+		return errors.Join(err, derr)
+	}
+	defer dir.Close()
+	return errors.Join(err, dir.Sync())
 }
 
 // playTree is a release of some dozens of files, of which each release changes a part.
 func playTree(n, files int) []entry {
 	tree := small(fmt.Sprint("release ", n))
-	tree = append(tree, entry{path: "lessons/", mode: 0o755}, entry{path: "large2", mode: 0o644, data: text(fmt.Sprint("large", n), 700_000)})
+	tree = append(tree, entry{path: "conf/", mode: 0o755}, entry{path: "conf/app", mode: 0o644, data: fmt.Sprint("default ", n)},
+		entry{path: "data/", mode: 0o755}, entry{path: "data/seed", mode: 0o644, data: "seed"},
+		entry{path: "lessons/", mode: 0o755}, entry{path: "large2", mode: 0o644, data: text(fmt.Sprint("large", n), 700_000)})
 	for i := range files {
 		salt := fmt.Sprint("file ", i)
 		if i%3 == n%3 {
@@ -243,6 +296,9 @@ func confirm(h *theatre) error {
 
 func prune(keep ...int) func(*theatre) error {
 	return func(h *theatre) error {
+		if h.apart != "" {
+			return nil
+		}
 		var manifests []cid.Cid
 		for _, n := range keep {
 			manifests = append(manifests, h.rs[n].Manifest)
@@ -276,17 +332,18 @@ type mutant struct {
 	name  string
 	shows string                                       // a file system on which it does not take many states to see it
 	hook  func(top string) func(op, path string) error // for an image at top, and the store
+	apart bool                                         // with the store on another disk
 }
 
 func mutants() []mutant {
 	const hard = "ext4, noauto_da_alloc"
 	return []mutant{
-		{"no file fsync", hard, without("syncing", "")},
-		{"no directory fsync", hard, without("syncing directory", "")},
-		{"no syncfs", hard, without("syncing file system of", "")},
-		{"no syncfs in the store", hard, without("syncing file system of", ".")},
-		{"no syncfs in the image", "btrfs", without("syncing file system of", "deploy")},
-		{"record in place", hard, inPlace},
+		{"no file fsync", hard, without("syncing", ""), false},
+		{"no directory fsync", hard, without("syncing directory", ""), false},
+		{"no syncfs", hard, without("syncing file system of", ""), false},
+		{"no syncfs in the store", hard, without("syncing file system of", "."), false},
+		{"no syncfs in the image", hard, without("syncing file system of", "deploy"), true},
+		{"record in place", hard, inPlace, false},
 	}
 }
 
@@ -354,7 +411,7 @@ func (p *play) run(top string, wrong *mutant, round uint64, mark func(n int)) er
 
 func (p *play) open(top string, ofStore, ofImage store.Hook) (h *theatre, err error) {
 	h = &theatre{play: p}
-	if h.st, err = store.OpenHook(filepath.Join(top, "store"), ofStore); err != nil {
+	if h.st, err = store.OpenHook(p.storeDir(top), ofStore); err != nil {
 		return nil, err
 	}
 	if h.im, err = image.OpenHook(filepath.Join(top, "image"), ofImage); err != nil {
@@ -362,6 +419,8 @@ func (p *play) open(top string, ofStore, ofImage store.Hook) (h *theatre, err er
 	}
 	return h, nil
 }
+
+func (p *play) storeDir(top string) string { return filepath.Join(cmp.Or(p.apart, top), "store") }
 
 // close does nothing with a theatre that could not be opened.
 func (h *theatre) close() error {
