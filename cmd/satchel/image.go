@@ -385,6 +385,9 @@ are fetched and passed on, and laid down only by hand.`, exitOK, exitFailure, ex
 		ValidArgs: []string{p2p.PolicyAsk, p2p.PolicyAuto, p2p.PolicyNever},
 	}
 	return imageVerb(e, cmd, func(cmd *cobra.Command, s *session, dir string, args []string) error {
+		if !slices.Contains(cmd.ValidArgs, args[0]) {
+			return badUsage("it is ask, auto or never", "there is no apply policy %q", args[0])
+		}
 		if dir == "" {
 			im, err := s.Image(cmd.Context(), "")
 			if err != nil {
