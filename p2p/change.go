@@ -218,7 +218,28 @@ func (c *change) run(ctx context.Context) error {
 	if err := c.activate(ctx, d); err != nil {
 		return err
 	}
+	if c.req.Converge {
+		if err := c.prove(ctx, d); err != nil {
+			return err
+		}
+	}
 	return c.n.call(c.keep)
+}
+
+// prove compares the tree with the manifests, from the medium, and names them.
+func (c *change) prove(ctx context.Context, d image.Deployment) error {
+	problems, err := c.p.img.Prove(ctx, d.ID, c.n.store)
+	if err != nil {
+		return err
+	}
+	if len(problems) > 0 {
+		return fail(CodeCorrupt, `"satchel verify" repairs what is damaged`, fmt.Errorf("%s differs from its releases in %d places, the first is %s: %s",
+			d.ID, len(problems), problems[0].Path, problems[0].What))
+	}
+	for _, r := range d.Releases {
+		c.res.Proof = append(c.res.Proof, r.Manifest.String())
+	}
+	return nil
 }
 
 // fetch waits until the newest release of every product is whole here.

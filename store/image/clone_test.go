@@ -216,3 +216,32 @@ func TestNeed(t *testing.T) {
 		})
 	}
 }
+
+// Prove sees what Verify leaves to the person.
+func TestProve(t *testing.T) {
+	b := newBlobs(t)
+	im := open(t, tempDir(t))
+	p := product(t, b, "one", 1, []entry{{path: "etc/", mode: 0o755}, {path: "etc/conf", mode: 0o644, data: "default"}, {path: "file", mode: 0o644, data: "content"}})
+	p.Manifest.Terms.Config = []string{"etc"}
+	d := stageParts(t, im, b, p)
+	prove := func() []image.Problem {
+		t.Helper()
+		problems, err := im.Prove(context.Background(), d.ID, b)
+		must(t, err)
+		return problems
+	}
+	if problems := prove(); len(problems) != 0 {
+		t.Errorf("a fresh one has problems %v", problems)
+	}
+	must(t, os.WriteFile(im.Tree(d.ID)+"/etc/conf", []byte("changed"), 0o644))
+	must(t, os.WriteFile(im.Tree(d.ID)+"/etc/own", nil, 0o644))
+	if problems, err := im.Verify(context.Background(), d.ID, b, nil); err != nil || len(problems) != 0 {
+		t.Errorf("Verify gives %v, %v", problems, err)
+	}
+	if problems := prove(); len(problems) != 2 || problems[0].Path != "etc/conf" || problems[1].Path != "etc/own" {
+		t.Errorf("Prove gives %v", problems)
+	}
+	if _, err := im.Prove(context.Background(), "none", b); !errors.Is(err, image.ErrNotFound) {
+		t.Error(err)
+	}
+}
