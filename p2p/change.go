@@ -384,8 +384,13 @@ func (c *change) activate(ctx context.Context, d image.Deployment) error {
 	if err != nil {
 		return err
 	}
+	if c.req.Again {
+		if err := c.p.img.Forgive(d.ID); err != nil {
+			return imageError(c.p.dir, err)
+		}
+	}
 	c.progress(ChangeProgress{What: "switching"})
-	out, err := n.switchTo(context.WithoutCancel(ctx), c.p, d)
+	out, err := n.switchTo(context.WithoutCancel(ctx), c.p, d, c.req.Other)
 	c.res.When, c.res.Checks = out.when, out.checks
 	return err
 }
@@ -440,11 +445,17 @@ type switched struct {
 	checks []HealthCheck
 }
 
-// switchTo makes a staged deployment live, or arms it for the next boot when a system is in it. Content that fails its health
-// checks is left again, and remembered.
-func (n *Node) switchTo(ctx context.Context, p *place, d image.Deployment) (out switched, err error) {
+// switchTo makes a staged deployment live, or arms it for the next boot when a system is in it: unless there is nothing live to go
+// back to, or it is on a disk that no machine was started from, such as a chroot. Content that fails its health checks is left
+// again, and remembered.
+func (n *Node) switchTo(ctx context.Context, p *place, d image.Deployment, other bool) (out switched, err error) {
 	system := false
 	n.do(func() { system = n.system(d.Releases) })
+	_, live := p.img.Live()
+	_, booted := p.img.Booted()
+	if !live || other && !booted {
+		system = false
+	}
 	if d, err = p.img.Refresh(ctx, d.ID, n.store); err != nil { // the person may have changed something since
 		return out, imageError(p.dir, err)
 	}
@@ -477,6 +488,18 @@ func (n *Node) switchTo(ctx context.Context, p *place, d image.Deployment) (out 
 	out.when = WhenNothing
 	return out, fail(CodeUnhealthy, "it is not tried again by itself; see what the check says, and wait for a newer release",
 		fmt.Errorf("%w; %s is live again", text, words(before)))
+}
+
+// lastWords is what a failed check said last, else why it failed.
+func lastWords(why, output string) string {
+	lines := strings.FieldsFunc(output, func(r rune) bool { return r == '\n' })
+	if len(lines) > 0 {
+		why = lines[len(lines)-1]
+	}
+	if len(why) > maxWhy {
+		why = strings.ToValidUTF8(why[:maxWhy], "")
+	}
+	return " (" + why + ")"
 }
 
 // Confirm makes the release that this machine was started with for a trial stay, when its health checks pass.
@@ -543,7 +566,7 @@ func (n *Node) health(ctx context.Context, p *place, d image.Deployment) (checks
 	for _, r := range results {
 		checks = append(checks, HealthCheck{r.Name, r.OK, r.Output, r.Why})
 		if !r.OK {
-			bad = append(bad, r.Name)
+			bad = append(bad, r.Name+lastWords(r.Why, r.Output))
 			n.log.Warn("health check failed", slog.String("check", r.Path), slog.String("why", r.Why), slog.String("output", r.Output))
 		}
 	}

@@ -20,7 +20,7 @@ func (n *Node) Explain(product string) ([]string, error) {
 	if i < 0 {
 		return nil, fail(CodeNotFound, strings.Join(explainUnknown(&s), " "), fmt.Errorf("no release of %s is known here", product))
 	}
-	out := explainProduct(&s.Products[i])
+	out := append(explainProduct(&s.Products[i]), explainHold(&s)...)
 	if st := s.Products[i].State; st == StateFetching || st == StateKnown || st == StateNone {
 		out = append(out, explainNeighbours(&s)...)
 	}
@@ -35,6 +35,7 @@ func explainNode(s *Status) []string {
 		out = append(out, fmt.Sprintf("This machine trusts version %d of a root that covers %s.", s.Root.Version, list(s.Root.Products)))
 	}
 	out = append(out, explainTrust(s)...)
+	out = append(out, explainHold(s)...)
 	out = append(out, explainNeighbours(s)...)
 	if len(s.Products) == 0 {
 		out = append(out, "No release is known here yet.")
@@ -51,6 +52,17 @@ func explainNode(s *Status) []string {
 		out = append(out, fmt.Sprintf("Known, and not asked for here: %s.", list(idle)))
 	}
 	return out
+}
+
+func explainHold(s *Status) []string {
+	if s.Hold == nil {
+		return nil
+	}
+	why := ""
+	if s.Hold.Reason != "" {
+		why = " (" + s.Hold.Reason + ")"
+	}
+	return []string{fmt.Sprintf("A hold is on for %s%s: nothing is applied. \"satchel hold --end\" ends it.", (time.Duration(s.Hold.Left) * time.Second).Round(time.Minute), why)}
 }
 
 // explainTrust says what is odd about the root, the clock and the timestamps.
@@ -143,6 +155,15 @@ func explainProduct(p *ProductStatus) []string {
 		say("Its content is whole and its tree is being laid down beside the live one.")
 	case StateReady:
 		say("It is ready beside the live tree. Make it live with \"satchel apply %s\".", p.Product)
+		if p.Policy == PolicyAuto {
+			say("It is applied by itself as soon as nothing is in the way.")
+		}
+	case StateArmed:
+		say("It is armed: the machine tries it at the next boot, and goes back by itself if it does not come up well.")
+	case StateTrying:
+		say("This boot tries it. It stays once its health checks have passed: \"satchel confirm\" runs them.")
+	case StateRejected:
+		say("It failed its trial on this machine, and is not tried again by itself. \"satchel update --again\" tries it once more; a newer release is tried anyway.")
 	case StateActive:
 		if p.Live != nil && p.Newest != nil && (p.Live.Epoch != p.Newest.Epoch || p.Live.Seq != p.Newest.Seq) {
 			say("Live in %s/current is %s, which is newer: this home has lost what it knew, and does not go back.", p.Image, name(p.Live))
@@ -150,6 +171,10 @@ func explainProduct(p *ProductStatus) []string {
 		}
 		say("It is live in %s/current.", p.Image)
 	case StateHeld:
+		if p.Followed {
+			say("Its content is whole here and is passed on; nothing is laid down in %s by itself, since its apply policy is never. \"satchel update\" does it.", p.Image)
+			break
+		}
 		if p.Published {
 			say("It was published from this home, which has all of it and passes it on.")
 			break

@@ -138,7 +138,7 @@ func (n *Node) applyByPolicy(p *place, d image.Deployment) {
 	p.busy = true
 	n.use(p)
 	n.spawn(func(ctx context.Context) {
-		_, err := n.switchTo(ctx, p, d)
+		_, err := n.switchTo(ctx, p, d, false)
 		n.do(func() {
 			p.busy = false
 			if err != nil {

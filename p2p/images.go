@@ -170,7 +170,7 @@ func (n *Node) ActivateDeployment(ctx context.Context, dir, id string) (res Chan
 		if live.ID == d.ID {
 			return nil
 		}
-		out, err := n.switchTo(context.WithoutCancel(ctx), p, d)
+		out, err := n.switchTo(context.WithoutCancel(ctx), p, d, false)
 		res.When, res.Checks = out.when, out.checks
 		return err
 	})
