@@ -109,6 +109,10 @@ func TestClaimsBeforeTheManifest(t *testing.T) {
 		}
 	}
 	c = fetch.NewClaims(100_000)
+	if c.Apply(fetch.HaveMap{All: true}) != nil || c.Add(fetch.Have{Blob: 1, Chunk: 1}) != nil || c.Size() != 0 {
+		t.Error("news of one that has everything is kept")
+	}
+	c = fetch.NewClaims(100_000)
 	if c.Apply(fetch.HaveMap{Blobs: make([]byte, 1<<20+1)}) == nil {
 		t.Error("a bitfield of a megabyte is taken")
 	}

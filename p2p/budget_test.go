@@ -73,16 +73,28 @@ func TestBudgetOfNewcomers(t *testing.T) {
 	}
 }
 
-// Who owes is kept when there is no room for all.
+// Who owes is kept when there is no room for all, until time has forgiven it.
 func TestBudgetForgetsTheRich(t *testing.T) {
-	b := newBudget(checksOfEach, checksOfAll)
+	b := newBudget(checksOfEach, allowance{})
 	now := time.Now()
-	b.spend(now, "debtor", 50)
-	for i := range 2 * maxPayers {
+	const debtors = maxPayers / 2
+	for i := range debtors {
+		b.spend(now, peer.ID(fmt.Sprint("debtor", i)), 50)
+	}
+	for i := range 4 * maxPayers {
 		b.may(now, peer.ID(fmt.Sprint(i)))
 	}
-	if w := b.peers["debtor"]; w == nil || w.left > 0 {
-		t.Error("debts are gone when many come")
+	if len(b.peers) != maxPayers {
+		t.Errorf("%d peers are told apart, %d may be", len(b.peers), maxPayers)
+	}
+	for i := range debtors {
+		p := peer.ID(fmt.Sprint("debtor", i))
+		if w := b.peers[p]; w == nil || w.left > 0 || b.may(now, p) || b.denied(p) != 1 {
+			t.Fatal("debts are gone when many come")
+		}
+		if !b.may(now.Add(time.Hour), p) || b.denied(p) != 0 {
+			t.Fatal("after an hour it is not forgiven")
+		}
 	}
 }
 

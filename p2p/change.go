@@ -20,6 +20,7 @@ type ChangeRequest struct {
 	Wait     bool     `json:"wait,omitempty"`     // fetch what is not here yet; otherwise what is whole here is taken
 	Converge bool     `json:"converge,omitempty"` // exactly what a fresh machine would have: no local changes
 	Attach   bool     `json:"attach,omitempty"`   // the image comes from elsewhere: refuse it when anything would go down, and follow what is in it
+	Other    bool     `json:"other,omitempty"`    // it is another disk's: nothing in it is followed because of this
 	Again    bool     `json:"again,omitempty"`    // also when it failed its trial before
 }
 
@@ -228,7 +229,7 @@ func (c *change) fetch(ctx context.Context) error {
 		done := true
 		at := ChangeProgress{What: "fetching"}
 		c.n.do(func() {
-			changed = c.n.Changed()
+			changed = c.n.changed
 			for _, product := range c.products {
 				whole, stuck := c.whole(product, &at)
 				done = done && whole
@@ -377,6 +378,9 @@ func (c *change) keep() error {
 		}
 	}
 	follow := c.req.Install
+	if c.req.Other {
+		follow = nil
+	}
 	if c.req.Attach {
 		follow = c.products
 		if c.res.When == WhenNothing {

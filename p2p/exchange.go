@@ -329,12 +329,9 @@ func encodeWants(mine, theirs rootName, products []string) []byte {
 		out = appendFrame(out, frameAskRoots, binary.AppendUvarint(nil, mine.version))
 	}
 	var b []byte
-	for _, p := range products {
+	for _, p := range products { // maxAsked names fit into one frame
 		b = binary.AppendUvarint(b, uint64(len(p)))
 		b = append(b, p...)
-		if len(b) > maxRequestFrame/2 {
-			out, b = appendFrame(out, frameAskProducts, b), b[:0]
-		}
 	}
 	if len(b) > 0 {
 		out = appendFrame(out, frameAskProducts, b)
@@ -436,7 +433,7 @@ func (n *Node) exchange(p peer.ID, theirs *[8]byte) {
 	}
 	mine := n.catalog.Digest()
 	if theirs != nil {
-		n.net.digest(p, *theirs)
+		n.noteDigest(p, *theirs)
 		if *theirs == mine || n.ex.seen[p] == [2][8]byte{mine, *theirs} {
 			return
 		}
@@ -487,7 +484,7 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 			n.log.Debug("remembering peers", slog.Any("err", err))
 		}
 	}
-	n.net.digest(p, v.theirs)
+	n.noteDigest(p, v.theirs)
 	before, left := n.catalog.Digest(), n.refusals[refusedBudget].Load()
 	shut := false // what was good of it is kept all the same
 	for _, env := range v.roots {
@@ -511,7 +508,7 @@ func (n *Node) visited(p peer.ID, view *catalogView, v *visit, err error) {
 			n.log.Warn("two trust roots of one version", slog.String("reason", r.Reason), slog.String("peer", p.String()))
 		}
 	}
-	n.ex.foreign[p] = !v.same && n.catalog.Foreign(v.root.version, v.root.id)
+	n.ex.foreign[p] = n.catalog.Foreign(v.root.version, v.root.id)
 	// A mesh with another root on the same link sends what we refuse, and is not to blame.
 	if !n.ex.foreign[p] && !shut {
 		n.takeIn(p, v)

@@ -112,6 +112,26 @@ func TestUrgentCopiesCostNothing(t *testing.T) {
 	}
 }
 
+// What does not parse is counted for what it is; what is too new for us is nobody's fault.
+func TestMalformed(t *testing.T) {
+	key := newPen(t)
+	n := offline(t, key.PrivateKey)
+	for _, c := range []struct {
+		envelope []byte
+		counter  string
+		want     announce.Verdict
+	}{
+		{make([]byte, announce.MaxEnvelope+1), "size", announce.Reject},
+		{make([]byte, announce.MaxEnvelope), "form", announce.Reject},
+		{signed(ofAnnouncement, cborMap(with(news("p", 1), 20, cborUint(1))...), key), "newer", announce.Ignore},
+	} {
+		had := counts(n)[c.counter]
+		if r := n.validate("somebody", c.envelope); r.Verdict != c.want || r.payload || counts(n)[c.counter] != had+1 {
+			t.Errorf("%d bytes: %+v, refused %v, want %v and %s", len(c.envelope), r, counts(n), c.want, c.counter)
+		}
+	}
+}
+
 // What is rejected in pubsub's sense is only what has an id of its own; a node's own announcements are not judged again.
 func TestVerdicts(t *testing.T) {
 	key := testKey(t)
@@ -325,8 +345,10 @@ func TestCopies(t *testing.T) {
 	if copied(last, 3*rememberFor) {
 		t.Error("remembered for ever")
 	}
-	if copied([]byte("x"), 0) || copied([]byte("x"), 0) {
-		t.Error("what does not parse gets a second look")
+	for range 2 {
+		if copied([]byte("x"), 0) {
+			t.Error("what does not parse gets a second look")
+		}
 	}
 	copied(last, 5*rememberFor)
 	copied(last, 7*rememberFor)

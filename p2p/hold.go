@@ -95,7 +95,7 @@ func (n *Node) Hold(_ context.Context, until time.Time, why string) error {
 			}
 			n.advanceAll()
 		default:
-			if err := n.db.putJSON("meta", "hold", hold{now.Up + int64(left/time.Second), until, why}); err != nil {
+			if err := n.db.putJSON("meta", "hold", hold{now.Up + int64((left+time.Second-1)/time.Second), until, why}); err != nil {
 				return err
 			}
 		}

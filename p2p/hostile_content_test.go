@@ -235,6 +235,8 @@ func TestHostile64NotForYou(t *testing.T) {
 	}
 	v.srv.store = nil // whoever looks panics
 	clear(v.watches)
+	v.watches[part.Blob] = &watch{} // not looked at yet
+	v.watches[store.RawCID(store.Sum([]byte("other")))] = &watch{gives: &contents{manifest: store.RawCID(store.Sum([]byte("other"))), blobs: []uint64{1}}}
 	for _, q := range []request{{id: 9, blob: small.Blob, length: 5}, {id: 9, kind: fetch.List, blob: part.Blob, length: 1000}} {
 		if out, err := v.reply(nil, q); err != nil || !bytes.Equal(out, unknown) {
 			t.Errorf("answer %x to %+v, of no release that was named, %x to an unknown blob, %v", out, q, unknown, err)

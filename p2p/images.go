@@ -97,6 +97,20 @@ func localChanges(d image.Deployment) []LocalChange {
 	return out
 }
 
+// deployment finds one of the image by its id.
+func (p *place) deployment(id string) (image.Deployment, error) {
+	all, err := p.img.List()
+	for _, d := range all {
+		if d.ID == id {
+			return d, nil
+		}
+	}
+	if err == nil {
+		err = fmt.Errorf("%q: %w", id, image.ErrNotFound)
+	}
+	return image.Deployment{}, err
+}
+
 // CloneImage copies a deployment under a name of the person's own, to be kept or to be gone back to.
 func (n *Node) CloneImage(ctx context.Context, dir, id, name string) error {
 	return n.beside(dir, func(p *place) error {
@@ -121,23 +135,26 @@ func (n *Node) DiffDeployments(ctx context.Context, dir, a, b string) (out []ima
 
 // DestroyDeployment removes a deployment; not what is live, what is gone back to, what is tried, or what is pinned.
 func (n *Node) DestroyDeployment(dir, id string) error {
-	return n.beside(dir, func(p *place) error { return deploymentError(p.dir, p.img.Destroy(id)) })
+	return n.beside(dir, func(p *place) error {
+		d, err := p.deployment(id)
+		if err == nil && d.Pinned {
+			return fail(CodeConflict, "unpin it first", fmt.Errorf("destroying %s: it is pinned", id))
+		}
+		if err == nil {
+			err = p.img.Destroy(id)
+		}
+		return deploymentError(p.dir, err)
+	})
 }
 
 // ActivateDeployment makes any deployment of an image live, or arms it for the next boot when it is a system.
 func (n *Node) ActivateDeployment(ctx context.Context, dir, id string) (res ChangeResult, err error) {
 	err = n.beside(dir, func(p *place) error {
 		var d image.Deployment
-		err := n.call(func() error {
-			all, err := p.img.List()
-			if err != nil {
-				return imageError(p.dir, err)
+		err := n.call(func() (err error) {
+			if d, err = p.deployment(id); err != nil {
+				return deploymentError(p.dir, err)
 			}
-			i := slices.IndexFunc(all, func(d image.Deployment) bool { return d.ID == id })
-			if i < 0 {
-				return deploymentError(p.dir, fmt.Errorf("%q: %w", id, image.ErrNotFound))
-			}
-			d = all[i]
 			for _, r := range d.Releases {
 				if err := n.belowFloor(r); err != nil {
 					return err

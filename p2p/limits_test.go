@@ -148,8 +148,10 @@ func TestAnswers(t *testing.T) {
 	if typ, _, err := readFrame(r, maxCatalogFrame); err != nil || typ != frameEnd {
 		t.Errorf("after %d roots: frame %d, %v", maxRootsPerVisit, typ, err)
 	}
+	view.rival = []byte("rival")
 	check(t, answer(appendFrame(nil, frameAskProducts, []byte("\x04here\x03two\x04none")), end))
-	want := slices.Concat(appendFrame(nil, frameAnnouncement, []byte("envelope")), appendFrame(nil, frameEvidence, []byte("\x03oneother")), end)
+	want := slices.Concat(appendFrame(nil, frameAnnouncement, []byte("envelope")), appendFrame(nil, frameEvidence, []byte("\x03oneother")),
+		appendFrame(nil, frameRoot, []byte("rival")), end)
 	if !bytes.Equal(out.Bytes(), want) {
 		t.Errorf("answered %q", out.Bytes())
 	}
@@ -194,6 +196,9 @@ func TestHeadsThatAreWanted(t *testing.T) {
 	if _, err := offered(announce.Head{Product: "A B"}); !errors.Is(err, errProtocol) {
 		t.Errorf("a head with a bad name: %v", err)
 	}
+	if _, err := readHeads(reader(append(appendFrame(nil, frameRoot, encodeHead(mine.heads[0])), appendFrame(nil, frameEnd)...)), mine); !errors.Is(err, errProtocol) {
+		t.Errorf("another frame among heads: %v", err)
+	}
 }
 
 func TestPreferences(t *testing.T) {
@@ -202,6 +207,22 @@ func TestPreferences(t *testing.T) {
 		got := p.order([]string{"a", "b", "x.named", "y.carried", "z.followed", "c"})
 		if slices.Sort(got[:2]); got[0] != "y.carried" || got[1] != "z.followed" || got[2] != "x.named" {
 			t.Fatalf("asked for in the order %v", got)
+		}
+	}
+}
+
+// TestWhichRootsAreAskedFor: those after ours; ours, when the other side has another one of that version.
+func TestWhichRootsAreAskedFor(t *testing.T) {
+	ours := rootName{5, [8]byte{1}}
+	for theirs, from := range map[rootName]int{
+		{6, [8]byte{2}}: 6, {9, [8]byte{1}}: 6, {5, [8]byte{1}}: 0, {5, [8]byte{2}}: 5, {4, [8]byte{2}}: 0, {0, [8]byte{}}: 0,
+	} {
+		var want []byte
+		if from > 0 {
+			want = appendFrame(nil, frameAskRoots, []byte{byte(from)})
+		}
+		if got := encodeWants(ours, theirs, nil); !bytes.Equal(got, appendFrame(want, frameEnd)) {
+			t.Errorf("of %+v asked %x", theirs, got)
 		}
 	}
 }
@@ -299,6 +320,8 @@ func TestVisited(t *testing.T) {
 	check(t, err)
 	stamp, err := (&announce.Timestamp{RootVer: 1, Issued: 1}).Sign(forger.PrivateKey)
 	check(t, err)
+	newer, err := (&announce.Timestamp{RootVer: 2, Issued: 1}).Sign(key.PrivateKey)
+	check(t, err)
 	one, other := announcedAs(t, 7, forger.PrivateKey), announcedAs(t, 8, forger.PrivateKey)
 	var evidence []announce.Evidence
 	for range 8 {
@@ -309,10 +332,11 @@ func TestVisited(t *testing.T) {
 		v    visit
 		want map[string]int
 	}{
-		{"roots that do not parse", visit{roots: repeat([]byte{0x82})}, map[string]int{"protocol": 1}},
+		{"roots that do not parse", visit{roots: repeat([]byte{0x82}), announcements: [][]byte{announcedAs(t, 1, key.PrivateKey)}}, map[string]int{"protocol": 1}},
 		{"roots that do not follow", visit{roots: repeat(next)}, map[string]int{"root": 2, "budget": 1}},
 		{"roots of another mesh", visit{roots: repeat(forged)}, nil},
 		{"timestamps of a stranger", visit{timestamps: repeat(stamp)}, map[string]int{"signature": 2, "budget": 6}},
+		{"timestamps under a newer root", visit{timestamps: repeat(newer)}, nil},
 		{"timestamps that do not parse", visit{timestamps: repeat([]byte{0x82})}, map[string]int{"form": 2, "budget": 6}},
 		{"evidence that is none", visit{evidence: evidence}, map[string]int{"form": 2, "budget": 6}},
 		{"announcements that do not parse", visit{announcements: repeat([]byte{0x82})}, map[string]int{"form": 2, "budget": 1}},
@@ -324,6 +348,12 @@ func TestVisited(t *testing.T) {
 		}
 	}
 	n.do(func() {
+		if _, _, ok := n.catalog.Latest("p"); ok {
+			t.Error("after a trust root that does not parse more was taken in")
+		}
+		if n.ex.size() > 0 {
+			t.Errorf("%d are remembered who are not here", n.ex.size())
+		}
 		n.net.table.known["known"] = &known{}
 		if n.linked("nobody") || n.linked("known") {
 			t.Error("who is not here is linked")
@@ -348,11 +378,65 @@ func TestExchangesAreRationed(t *testing.T) {
 		return done
 	})
 	n.do(func() {
+		begun, mine, p, now := n.ex.begun, n.catalog.Digest(), o.ID(), time.Now()
+		other := [8]byte{9}
+		delete(n.ex.seen, p)
+		n.exchange(p, &mine)
+		n.ex.seen[p] = [2][8]byte{mine, other}
+		n.exchange(p, &other)
+		n.ex.next[p] = now.Add(time.Second)
+		delete(n.net.digests, p)
+		n.repeatExchange(p, now)
+		if n.ex.begun != begun {
+			t.Error("asked where there is nothing to gain, or too early")
+		}
+		delete(n.ex.seen, p)
+		n.ex.running[p] = true
+		n.repeatExchange(p, now.Add(time.Minute))
+		if n.ex.again[p] {
+			t.Error("a round asks a second time while the first goes on")
+		}
+		if n.exchange(p, &other); n.ex.begun != begun || !n.ex.again[p] {
+			t.Error("asked twice at once, or the second time is forgotten")
+		}
+		delete(n.ex.running, p)
+		delete(n.ex.again, p)
 		n.ex.visits.spend(time.Now(), o.ID(), 100)
-		begun := n.ex.begun
 		n.exchange(o.ID(), nil)
 		if wait := time.Until(n.ex.next[o.ID()]); n.ex.begun != begun || wait <= 0 || wait > againAfterError {
 			t.Errorf("%d exchanges over budget, the next in %v", n.ex.begun-begun, wait)
+		}
+	})
+}
+
+// TestDigestsShow: who waits for a change hears when a neighbour's catalog turns out to be another than thought.
+func TestDigestsShow(t *testing.T) {
+	n := testNode(t, testKey(t))
+	o := newOutsider(t, n)
+	o.meet(t)
+	until(t, "the first exchange", func() bool {
+		known := false
+		n.do(func() { _, known = n.net.digests[o.ID()] })
+		return known
+	})
+	n.do(func() {
+		for _, c := range []struct {
+			p       peer.ID
+			digest  [8]byte
+			changed bool
+		}{{o.ID(), [8]byte{1}, true}, {o.ID(), [8]byte{1}, false}, {o.ID(), [8]byte{2}, true}, {"nobody", [8]byte{1}, false}} {
+			n.dirty = false
+			if n.noteDigest(c.p, c.digest); n.dirty != c.changed {
+				t.Errorf("%v %x: changed %v", c.p, c.digest, n.dirty)
+			}
+		}
+		delete(n.net.digests, o.ID())
+		n.dirty = false
+		if n.noteDigest(o.ID(), [8]byte{}); !n.dirty {
+			t.Error("the first digest is no change")
+		}
+		if _, ok := n.net.digests["nobody"]; ok {
+			t.Error("a digest of who is not here is remembered")
 		}
 	})
 }
@@ -391,6 +475,55 @@ func TestMoreIsAskedFor(t *testing.T) {
 	}
 }
 
+// TestWhatIsRememberedOfAVisit: what was left for later is asked for again; a neighbour of another mesh, with whom nothing is to be
+// gained, is not, and nothing of his is looked at.
+func TestWhatIsRememberedOfAVisit(t *testing.T) {
+	key := newPen(t)
+	n := openNode(t, Config{}, rootOf(t, key, announce.ProductRule{Pattern: "*"}))
+	runNode(t, n)
+	o := newOutsider(t, n)
+	o.meet(t)
+	until(t, "the exchange to end", func() bool {
+		done := false
+		n.do(func() { done = n.linked(o.ID()) && n.ex.begun > 0 && !n.ex.running[o.ID()] })
+		return done
+	})
+	n.do(func() {
+		env := announcedAs(t, 1, key.PrivateKey)
+		visited := func(v visit) (seen bool) {
+			delete(n.ex.seen, o.ID())
+			n.visited(o.ID(), n.view(), &v, nil)
+			_, seen = n.ex.seen[o.ID()]
+			return seen
+		}
+		if seen := visited(visit{more: true, root: rootName{1, [8]byte{9}}, announcements: [][]byte{env}}); !seen || !n.ex.foreign[o.ID()] {
+			t.Error("somebody of another mesh is asked again and again")
+		}
+		if _, _, ok := n.catalog.Latest("p"); ok {
+			t.Error("what somebody of another mesh brought is looked at")
+		}
+		n.ex.fetched.spend(time.Now(), o.ID(), 100)
+		if visited(visit{same: true, announcements: [][]byte{env}}) || n.ex.foreign[o.ID()] {
+			t.Error("what was left for later is not asked for again")
+		}
+	})
+}
+
+// TestSame: who knows the same is told so, and nothing else.
+func TestSame(t *testing.T) {
+	view := &catalogView{digest: [8]byte{1}, heads: []announce.Head{{Product: "a", Epoch: 1, Seq: 1}}}
+	ours, theirs := net.Pipe()
+	go func() {
+		theirs.Write(view.hello())
+		theirs.SetWriteDeadline(time.Now())
+	}()
+	go answerExchange(wire{end: ours}, view)
+	all, err := io.ReadAll(theirs)
+	if err != nil || !bytes.Equal(all, appendFrame(nil, frameSame, view.digest[:])) {
+		t.Errorf("answered %x, %v", all, err)
+	}
+}
+
 // TestLiarsAreShutOut: who is below what pubsub reads is shut out, once, and only if he is here.
 func TestLiarsAreShutOut(t *testing.T) {
 	n := testNode(t, testKey(t))
@@ -420,6 +553,7 @@ func TestWatches(t *testing.T) {
 	for i := range maxWatches {
 		check(t, v.acceptWatch(name(i), true))
 	}
+	v.watches[name(0)].whole = false
 	if err := v.acceptWatch(name(0), true); err != nil || v.watches[name(0)].gives != nil || !v.watches[name(0)].whole {
 		t.Errorf("watching again: %v, %+v", err, v.watches[name(0)])
 	}
@@ -608,6 +742,9 @@ func TestAskerRequests(t *testing.T) {
 	if string(q.part) != "abcdef" || !a.idle() {
 		t.Errorf("a list in parts: %q, idle %v", q.part, a.idle())
 	}
+	if n := a.next; n != 1 {
+		t.Fatalf("%d requests were made", n)
+	}
 	for what, b := range map[string][]byte{"an empty answer": {}, "a number that is cut off": {0x80}} {
 		for _, typ := range []byte{frameData, framePart} {
 			if err := a.accept(typ, &body{b: b}); !errors.Is(err, errProtocol) {
@@ -615,9 +752,72 @@ func TestAskerRequests(t *testing.T) {
 			}
 		}
 	}
-	p.Request([]fetch.Request{{ID: 2, Blob: store.RawCID(store.Sum(nil)), Length: 10}})
+	another := &sessionPeer{a, newSession(t)}
+	a.sessions[store.RawCID(store.Sum(nil))] = &attached{Session: s}
+	p.Request([]fetch.Request{{ID: 2, Blob: store.RawCID(store.Sum(nil)), Length: 10}, {ID: 4, Blob: store.RawCID(store.Sum(nil)), Length: 10}})
+	another.Request([]fetch.Request{{ID: 2, Blob: store.RawCID(store.Sum(nil)), Length: 10}})
+	a.out = nil
+	if p.Cancel([]uint64{99}); len(a.out) != 0 {
+		t.Errorf("what was never asked is taken back: %x", a.out)
+	}
+	p.Cancel([]uint64{4})
+	if want := appendFrame(nil, frameCancel, []byte{3}); !bytes.Equal(a.out, want) {
+		t.Errorf("taking one back writes %x", a.out)
+	}
+	check(t, a.accept(frameGone, &body{b: []byte{3}}))
+	if err := a.accept(frameGone, &body{b: []byte{3}}); !errors.Is(err, errProtocol) {
+		t.Errorf("gone twice: %v", err)
+	}
+	a.out = nil
+	a.detach(store.RawCID(store.Sum(nil)))
+	want := append(appendFrame(nil, frameUnwatch, store.RawCID(store.Sum(nil)).Bytes()), appendFrame(nil, frameCancel, []byte{2})...)
+	if !bytes.Equal(a.out, want) || len(a.sessions) != 0 {
+		t.Errorf("detaching writes %x", a.out)
+	}
+	m := store.RawCID(store.Sum(nil)).Bytes()
+	for what, b := range map[string][]byte{
+		"a have-map without flags": m, "a have-map of another manifest": make([]byte, cidLen),
+		"news that is cut off": append(bytes.Clone(m), 0x80),
+	} {
+		typ := frameHaveMap
+		if strings.HasPrefix(what, "news") {
+			typ = frameHave
+		}
+		if err := a.accept(typ, &body{b: b}); !errors.Is(err, errProtocol) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 	if err := a.accept(frameGone, &body{b: []byte{2, 0x80}}); !errors.Is(err, errProtocol) || !strings.Contains(err.Error(), "truncated") {
 		t.Errorf("gone, cut off: %v", err)
+	}
+}
+
+func TestNewsOutOfRange(t *testing.T) {
+	for _, v := range [][2]uint64{{1 << 32, 0}, {0, 1<<32 + 1}} {
+		b := binary.AppendUvarint(binary.AppendUvarint(nil, v[0]), v[1])
+		if _, err := decodeHaves(&body{b: b}); !errors.Is(err, errProtocol) {
+			t.Errorf("%v: %v", v, err)
+		}
+	}
+}
+
+func TestFrames(t *testing.T) {
+	for name, c := range map[string]struct {
+		b    []byte
+		want error
+	}{
+		"nothing at all":     {nil, io.EOF},
+		"of no length":       {[]byte{0}, errProtocol},
+		"over the limit":     {appendFrame(nil, 1, make([]byte, 10)), errProtocol},
+		"without end":        {bytes.Repeat([]byte{0xff}, 9), io.ErrUnexpectedEOF},
+		"without a type":     {[]byte{5}, io.ErrUnexpectedEOF},
+		"without a body":     {[]byte{5, 1}, io.ErrUnexpectedEOF},
+		"with half its body": {[]byte{5, 1, 2}, io.ErrUnexpectedEOF},
+		"as long as allowed": {appendFrame(nil, 1, make([]byte, 9)), nil},
+	} {
+		if _, _, err := readFrame(reader(c.b), 10); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -677,7 +877,7 @@ func TestPast(t *testing.T) {
 	key := newPen(t)
 	n := openNode(t, Config{}, rootOf(t, key, announce.ProductRule{Pattern: "*"}))
 	want := map[[2]uint64]string{}
-	for _, product := range []string{"other", "p"} {
+	for _, product := range []string{"a", "b", "c", "d", "e", "f", "g", "p"} {
 		for _, number := range [][2]uint64{{1, 1}, {1, 2}, {2, 1}} {
 			a := announce.Announcement{Product: product, Epoch: number[0], Seq: number[1], Version: "v"}
 			signInto(t, n.Store(), &a, map[string]string{"x": random(100)})

@@ -93,9 +93,12 @@ func (r *running) totals() (from, to uint64) {
 	return from, to
 }
 
-func (r *running) digest(p peer.ID, d [8]byte) {
-	if k := r.table.known[p]; k != nil && k.connected {
-		r.digests[p] = d
+// noteDigest remembers what p's catalog is, for others to see and for the next round.
+func (n *Node) noteDigest(p peer.ID, d [8]byte) {
+	old, known := n.net.digests[p]
+	if n.linked(p) && (!known || old != d) {
+		n.net.digests[p] = d
+		n.touch()
 	}
 }
 

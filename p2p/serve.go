@@ -506,7 +506,7 @@ func (v *served) reply(out []byte, q request) ([]byte, error) {
 // read fills p with what q asks for. A blob of one chunk is given whole or not at all: to somebody whom a publisher told a
 // wrong size, a part of it would be wrong bytes, and ours the fault.
 func (s *server) read(q request, p []byte) error {
-	if size, ok := s.store.Size(q.blob); ok && store.IsRaw(q.blob) && (q.offset != 0 || size != uint64(len(p))) {
+	if size, _ := s.store.Size(q.blob); store.IsRaw(q.blob) && size != uint64(len(p)) {
 		return store.ErrRange
 	}
 	return s.store.ReadRange(q.blob, int64(q.offset), p)

@@ -535,7 +535,7 @@ func (n *Node) plugIn(im *importing) error {
 
 // arrived reports whether nothing is left to do for a release: its content is whole, and its tree staged where it is followed.
 func (n *Node) arrived(l *line, a *announce.Announcement) bool {
-	if !n.db.complete(a.Manifest) || l.place == nil {
+	if !n.db.complete(a.Manifest) || l.place == nil || n.policyFor(l.place.dir) == PolicyNever {
 		return n.db.complete(a.Manifest)
 	}
 	if l.place.img == nil {

@@ -4,11 +4,12 @@ import re
 import unicodedata
 
 import codepoints
-from manifest import LINK
+from manifest import CONFIG, DIRECTORY, FILE, HELPER, LINK, PATCHES, STATE
 
 
 def refusals(fields):
-    """For each entry the set of permissions that it needs; "never" when none helps."""
+    """For each entry the set of permissions that it needs; "never" when none helps. A helper that is no entry is one more, behind the last."""
+    terms = fields.get(0, {})
     types = {entry[0]: entry for entry in fields[7]}
     seen, needs = set(), []
     for path, type_, mode, _, _, target in fields[7]:
@@ -21,9 +22,30 @@ def refusals(fields):
             need.add("names")
         if type_ == LINK:
             need |= END[follow(types, path)]
+        need |= by_terms(terms, path, type_, mode)
         seen.add(sibling)
         needs.append(need)
+    if terms.get(HELPER) not in {None, *types}:
+        needs.append({"never"})
     return needs
+
+
+def by_terms(terms, path, type_, mode):
+    """What the terms ask of an entry."""
+    def above(paths):
+        return any(p.startswith(path + "/") for p in paths)
+
+    state, need = terms.get(STATE, []), set()
+    if type_ != DIRECTORY:
+        if any(id_[0] == "8" for id_ in terms.get(PATCHES, [])) or path in state or above(state) or above(terms.get(CONFIG, [])):
+            need.add("never")
+    if state and (path + "/").startswith("state/"):
+        need.add("never")
+    if path == terms.get(HELPER):
+        need.add("run")
+        if type_ != FILE or not mode & 0o100:
+            need.add("never")
+    return need
 
 
 # Names

@@ -23,7 +23,8 @@ func newApplyCommand(e *env) *cobra.Command {
 		Short: "make the ready release live",
 		Long: withExit(`Make the newest release of a product, which is ready beside the live one, the
 live one. The switch is one rename: whoever opens IMAGE/current gets the old tree
-or the new one, never a mixture. The old one is kept for "satchel rollback".
+or the new one, never a mixture. The old one is kept for "satchel rollback". A
+release of a system is tried at the next boot instead: see "satchel confirm".
 
 Works with and without a running node, and without a network.`, exitOK, exitFailure, exitUsage, exitInUse, exitNotFound),
 		Example:           "  satchel wait lessons && satchel apply lessons",
@@ -57,6 +58,9 @@ func (e *env) switchLive(ctx context.Context, arg string, asJSON bool, do func(*
 			return e.printJSON(out)
 		}
 		text := fmt.Sprintf("%s: %s is live in %s", name, releaseWords(&live), before.Image)
+		if live.When == p2p.WhenBoot {
+			text = fmt.Sprintf("%s: %s is tried at the next boot from %s", name, releaseWords(&live), before.Image)
+		}
 		if before.Live != nil && before.Live.Deployment == live.Deployment {
 			text += ", as it was before"
 		} else if before.Live != nil {

@@ -30,7 +30,8 @@ follows it.`, exitOK, exitUsage),
 			return nil
 		},
 	}
-	cmd.AddCommand(newImageListCommand(e), newImageShowCommand(e), newImageActivateCommand(e), newImageDestroyCommand(e),
+	cmd.AddCommand(newImageListCommand(e), newImageShowCommand(e), newImageDiffCommand(e), newImageCloneCommand(e), newImageActivateCommand(e),
+		newImageDestroyCommand(e), newImagePinCommand(e, true), newImagePinCommand(e, false),
 		newImageMountCommand(e), newImageUmountCommand(e), newImagePolicyCommand(e))
 	return cmd
 }
@@ -228,6 +229,91 @@ that nothing else needs go with the next "satchel prune".`, exitOK, exitFailure,
 			return err
 		}
 		fmt.Fprintf(e.stdout, "destroyed %s\n", clean(args[0]))
+		return nil
+	})
+}
+
+func newImageCloneCommand(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "clone DEPLOYMENT NAME",
+		Short: "copy a deployment under a name",
+		Long: withExit(`Copy a deployment under a name of your own, with the changes that people made in
+it, to be kept or gone back to: before an experiment, say. On the same disk files
+are shared.`, exitOK, exitFailure, exitUsage, exitInUse, exitNotFound),
+		Example: "  satchel image clone lessons-1-41-b5qdvo3e before-the-fair --image ~/lessons",
+		Args:    exactly("DEPLOYMENT", "NAME"),
+	}
+	return imageVerb(e, cmd, func(cmd *cobra.Command, s *session, dir string, args []string) error {
+		if err := s.CloneImage(cmd.Context(), dir, args[0], args[1]); err != nil {
+			return err
+		}
+		fmt.Fprintf(e.stdout, "%s is a copy of %s\n", clean(args[1]), clean(args[0]))
+		return nil
+	})
+}
+
+func newImagePinCommand(e *env, on bool) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "pin DEPLOYMENT",
+		Short:   "keep a deployment from being pruned",
+		Long:    withExit(`Keep a deployment until it is unpinned: neither prune nor destroy removes it.`, exitOK, exitFailure, exitUsage, exitInUse, exitNotFound),
+		Example: "  satchel image pin lessons-1-41-b5qdvo3e",
+		Args:    exactly("DEPLOYMENT"),
+	}
+	said := "kept until it is unpinned"
+	if !on {
+		cmd.Use, cmd.Short, cmd.Example = "unpin DEPLOYMENT", "let a deployment be pruned", "  satchel image unpin lessons-1-41-b5qdvo3e"
+		cmd.Long = withExit(`Let a deployment that was pinned be pruned and destroyed again.`, exitOK, exitFailure, exitUsage, exitInUse, exitNotFound)
+		said = "no longer pinned"
+	}
+	return imageVerb(e, cmd, func(cmd *cobra.Command, s *session, dir string, args []string) error {
+		if err := s.PinDeployment(cmd.Context(), dir, args[0], on); err != nil {
+			return err
+		}
+		fmt.Fprintf(e.stdout, "%s: %s\n", clean(args[0]), said)
+		return nil
+	})
+}
+
+func newImageDiffCommand(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "diff DEPLOYMENT [OTHER]",
+		Short: "list what is different between two deployments",
+		Long: withExit(`List the paths that were added, removed or changed on the way from one deployment
+to the other, which is the live one when only one is named.`, exitOK, exitFailure, exitUsage, exitInUse, exitNotFound),
+		Example: "  satchel image diff lessons-1-41-b5qdvo3e --image ~/lessons",
+		Args:    cobra.RangeArgs(1, 2),
+	}
+	asJSON := jsonFlag(cmd)
+	return imageVerb(e, cmd, func(cmd *cobra.Command, s *session, dir string, args []string) error {
+		other := ""
+		if len(args) > 1 {
+			other = args[1]
+		} else {
+			im, err := s.Image(cmd.Context(), dir)
+			if err != nil {
+				return err
+			}
+			other = im.Live
+		}
+		list, err := s.DiffDeployments(cmd.Context(), dir, args[0], other)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			type change struct {
+				Path string `json:"path"`
+				What string `json:"what"`
+			}
+			out := []change{}
+			for _, c := range list {
+				out = append(out, change{c.Path, c.What})
+			}
+			return e.printJSON(out)
+		}
+		for _, c := range list {
+			fmt.Fprintf(e.stdout, "%-8s %s\n", c.What, clean(c.Path))
+		}
 		return nil
 	})
 }

@@ -52,7 +52,7 @@ func (c *changing) run(ctx context.Context) (err error) {
 	if c.req.Image, err = c.flags.dir(c.e); err != nil {
 		return err
 	}
-	c.req.Wait = !c.noWait
+	c.req.Wait, c.req.Other = !c.noWait, c.e.otherRoot != ""
 	return c.e.withNode(ctx, func(s *session) error {
 		if c.req.Image == "" && len(c.req.Products)+len(c.req.Install)+len(c.req.Remove) == 0 {
 			return c.each(ctx, s)
@@ -193,7 +193,8 @@ func newInstallCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "install PRODUCT...",
 		Short: "add products to an image",
-		Long: withExit(`Add products to an image, and follow them there from now on: what "satchel
+		Long: withExit(`Add products to an image, and follow them there from now on (but not on another
+disk, with -R): what "satchel
 update" does, with more in it. No file may be in two products: then nothing is
 changed, and the error names both. When something goes wrong after the switch,
 the way back is prepared and said.`, exitOK, exitFailure, exitUsage, exitTimeout, exitRefused, exitInUse, exitNotFound, exitInterrupted),

@@ -197,7 +197,7 @@ func (im *Image) recover() error {
 			return err
 		}
 	}
-	if err := im.removeLeftovers(); err != nil {
+	if err := errors.Join(im.removeLeftovers(), im.removeStateSpare()); err != nil {
 		return err
 	}
 	im.readSlots()

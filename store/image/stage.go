@@ -141,7 +141,9 @@ func (s *staging) run(ctx context.Context, d *Deployment) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.im.settle(*d, use), done())
+	err = s.im.settle(*d, use)
+	_ = done() // Open removes what is left
+	return err
 }
 
 // next describes the deployment that is to come.

@@ -44,6 +44,20 @@ func (im *Image) fill(ctx context.Context, from string, l *layout, b Blobs) (use
 	return f.use, done, nil
 }
 
+// removeStateSpare removes what an interrupted staging left.
+func (im *Image) removeStateSpare() error {
+	kind, err := im.root.kind(manifest.StateDir)
+	if err != nil || kind != unix.S_IFDIR {
+		return err
+	}
+	top, err := im.root.sub(manifest.StateDir)
+	if err != nil {
+		return err
+	}
+	defer top.close()
+	return top.removeAll(stateSpare)
+}
+
 // openState opens IMAGE/state, and makes it when it is not there.
 func (im *Image) openState() (*dir, error) {
 	kind, err := im.root.kind(manifest.StateDir)

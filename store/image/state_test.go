@@ -72,7 +72,7 @@ func TestState(t *testing.T) {
 		t.Error("a release without state paths has no directory of its own")
 	}
 	must(t, im.Close())
-	im = open(t, dir)
+	open(t, dir)
 	if after := snapshot(t, dir+"/state"); after != before {
 		t.Errorf("state was\n%sand is\n%s", before, after)
 	}

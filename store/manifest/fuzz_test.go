@@ -89,11 +89,11 @@ func notASCII(e manifest.Entry) bool {
 }
 
 // fault is what the judge finds wrong with an entry.
-type fault struct{ setuid, names, linkOut, never bool }
+type fault struct{ setuid, names, linkOut, run, never bool }
 
 func (f fault) needs() string {
 	var words []string
-	for word, is := range map[string]bool{"setuid": f.setuid, "names": f.names, "link-out": f.linkOut, "never": f.never} {
+	for word, is := range map[string]bool{"setuid": f.setuid, "names": f.names, "link-out": f.linkOut, "run": f.run, "never": f.never} {
 		if is {
 			words = append(words, word)
 		}
@@ -130,9 +130,27 @@ func judge(m *manifest.Manifest) []fault {
 		for _, o := range m.Entries[:i] {
 			f.names = f.names || path.Dir(o.Path) == path.Dir(e.Path) && strings.EqualFold(norm.NFD.String(path.Base(o.Path)), norm.NFD.String(name))
 		}
+		f.byTerms(&m.Terms, &e)
 		all = append(all, f)
 	}
+	if h := m.Terms.Helper; h != "" && !slices.ContainsFunc(m.Entries, func(e manifest.Entry) bool { return e.Path == h }) {
+		all = append(all, fault{never: true})
+	}
 	return all
+}
+
+// byTerms says what the terms ask of an entry.
+func (f *fault) byTerms(t *manifest.Terms, e *manifest.Entry) {
+	onWay := func(p string) bool { return strings.HasPrefix(p, e.Path+"/") }
+	if e.Type != manifest.Dir {
+		f.never = f.never || slices.ContainsFunc(t.Patches, func(id string) bool { return id[0] == '8' }) || slices.Contains(t.State, e.Path) ||
+			slices.ContainsFunc(t.State, onWay) || slices.ContainsFunc(t.Config, onWay)
+	}
+	f.never = f.never || len(t.State) > 0 && strings.HasPrefix(e.Path+"/", "state/")
+	if e.Path == t.Helper {
+		f.run = true
+		f.never = f.never || e.Type != manifest.File || e.Mode&0o100 == 0
+	}
 }
 
 // open follows a path as Linux does when it opens a file below a directory that it must not leave.

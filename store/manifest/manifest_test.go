@@ -219,7 +219,7 @@ func TestRefusedEntries(t *testing.T) {
 }
 
 // wireForm prints a manifest without asking whether it is one. It is written for this test alone, from the specification.
-func wireForm(t *testing.T, m *manifest.Manifest) []byte {
+func wireForm(t testing.TB, m *manifest.Manifest) []byte {
 	entries := make([]any, len(m.Entries))
 	for i, e := range m.Entries {
 		blob := e.Blob.Bytes()
@@ -232,11 +232,29 @@ func wireForm(t *testing.T, m *manifest.Manifest) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := enc.Marshal(map[int]any{1: 1, 2: m.Product, 3: m.Epoch, 4: m.Seq, 5: m.Version, 6: m.Notes, 7: entries})
+	doc := map[int]any{1: 1, 2: m.Product, 3: m.Epoch, 4: m.Seq, 5: m.Version, 6: m.Notes, 7: entries}
+	if terms := wireTerms(&m.Terms); len(terms) > 0 {
+		doc[0] = terms
+	}
+	data, err := enc.Marshal(doc)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return data
+}
+
+// wireTerms has a key for each term that says something.
+func wireTerms(t *manifest.Terms) map[int]any {
+	terms := map[int]any{}
+	for key, list := range map[int][]string{1: t.Config, 2: t.State, 3: t.Patches} {
+		if len(list) > 0 {
+			terms[key] = list
+		}
+	}
+	if t.Helper != "" {
+		terms[4] = t.Helper
+	}
+	return terms
 }
 
 func TestWireFormIsEncode(t *testing.T) {

@@ -41,7 +41,7 @@ type Violation struct {
 // PolicyError says what a [Policy] does not allow of a manifest.
 type PolicyError struct {
 	Violations []Violation  // those of the first entries, at least one and at most ten
-	Entries    int          // how many entries are not allowed
+	Entries    int          // how many entries are not allowed; a helper that is not in the tree counts as one, behind the last
 	May        []Permission // that would allow them, sorted
 	Never      bool         // some entries no permission allows
 }
@@ -141,10 +141,12 @@ func (c *checker) result() error {
 	if len(c.found)+len(c.lost) == 0 {
 		return nil
 	}
-	e := &PolicyError{Violations: c.lost, Entries: len(c.lost)}
+	e := &PolicyError{Entries: len(c.lost)}
 	for _, f := range c.found {
 		e.Violations = append(e.Violations, f.Violation)
 	}
+	e.Violations = append(e.Violations, c.lost...)
+	e.Violations = e.Violations[:min(len(e.Violations), maxViolations)]
 	var all uint8
 	for _, bits := range c.broken {
 		if bits != 0 {

@@ -35,8 +35,11 @@ func (t *Terms) check() error {
 			return err
 		}
 	}
-	for _, c := range t.Config {
-		for _, s := range t.State {
+	for _, s := range t.State {
+		if s == StateDir || below(s, StateDir) {
+			return fmt.Errorf("state path %q: %q is where state is found", s, StateDir)
+		}
+		for _, c := range t.Config {
 			if c == s || below(c, s) || below(s, c) {
 				return fmt.Errorf("path %q is config, and %q is state", c, s)
 			}
@@ -135,13 +138,17 @@ func (c *checker) terms() {
 				c.add(i, "", "is a %v, where config path %q needs a directory", e.Type, p)
 			}
 		}
-		if e.Path == t.Helper {
-			found = e.Type == File && e.Mode&0o100 != 0
-			c.add(i, MayRun, "is run by the machines that take the release")
+		if e.Path != t.Helper {
+			continue
+		}
+		found = true
+		c.add(i, MayRun, "is run by the machines that take the release")
+		if e.Type != File || e.Mode&0o100 == 0 {
+			c.add(i, "", "is named as helper, and is not an executable file")
 		}
 	}
 	if !found {
-		c.lost = []Violation{{Path: t.Helper, What: "is named as helper, and is not an executable file of the tree"}}
+		c.lost = []Violation{{Path: t.Helper, What: "is named as helper, and is not in the tree"}}
 	}
 }
 

@@ -230,6 +230,7 @@ func madeVectors(t *testing.T) made {
 	good("text-unassigned", "code points that Unicode has not assigned, private ones, and spaces are allowed", head("\u0378", "\ue000 \u3000"), 1, file("\u0378\ue000\u3000\u00a0\ufffd", "x"))
 	good("largest", "64 components, a component of 255 bytes, a target of 4095", header, 1, append(deepTree(64), file(long, "x"), link("o", strings.Repeat("x", 4095)))...)
 
+	madeTerms(t, v)
 	for _, p := range madePolicies() {
 		list := entries(p.lines...)
 		lines := []string{"needs: " + p.needs, "refused: " + p.refused, "comment: " + p.comment}
@@ -237,6 +238,15 @@ func madeVectors(t *testing.T) made {
 			lines = append(lines, "first: "+p.first)
 		}
 		v.add("testdata/policy/"+p.name+".txt", doc(list), lines...)
+	}
+	for _, p := range madeTermPolicies() {
+		lines := []string{"needs: " + p.needs, "refused: " + p.refused, "comment: " + p.comment}
+		if p.refused != "0" {
+			lines = append(lines, "first: "+p.first)
+		}
+		h := header
+		h.Terms = p.terms
+		v.add("testdata/policy/terms-"+p.name+".txt", wireForm(t, &manifest.Manifest{Header: h, Entries: entries(p.lines...)}), lines...)
 	}
 	v["testdata/text/keys.txt"] = madeKeys()
 	return v
@@ -327,4 +337,125 @@ func madeKeys() string {
 		fmt.Fprintln(&b, strings.TrimSpace(fmt.Sprintf("%x %x", k[0], k[1])))
 	}
 	return b.String()
+}
+
+// madeTerms makes documents with terms, and what only looks like one.
+func madeTerms(t *testing.T, v made) {
+	tree := entries("f 755 bin/apply", "d 755 etc", "d 755 var")
+	with := func(terms manifest.Terms) []byte {
+		h := header
+		h.Terms = terms
+		return wireForm(t, &manifest.Manifest{Header: h, Entries: tree})
+	}
+	good := func(name, comment string, terms manifest.Terms) {
+		v.add("testdata/terms-"+name+".txt", with(terms), "expect: good", "comment: "+comment, fmt.Sprintf("entries: %d", len(tree)), "total: 9")
+	}
+	refused := func(name, comment string, terms manifest.Terms) {
+		v.add("testdata/terms-"+name+".txt", with(terms), "expect: refused", "comment: "+comment)
+	}
+	raw := func(name, comment, terms string) { // the value of key 0 in hexadecimal
+		data, err := hex.DecodeString(terms)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := with(manifest.Terms{})
+		v.add("testdata/terms-"+name+".txt", append(append([]byte{0xa8, 0}, data...), whole[1:]...), "expect: refused", "comment: "+comment)
+	}
+	numbered := func(n int, format string) (list []string) {
+		for i := range n {
+			list = append(list, fmt.Sprintf(format, i))
+		}
+		return list
+	}
+	type terms = manifest.Terms
+	good("all", "all four terms", terms{Config: []string{"etc", "opt/conf"}, State: []string{"home", "var"}, Patches: []string{"124393-02", "800001-00", "912345-99"}, Helper: "bin/apply"})
+	good("config", "a config path; it need not be in the tree", terms{Config: []string{"no/such"}})
+	good("order", "the order of paths is that of entries, not of bytes: a slash comes first", terms{Config: []string{"a/b", "a!"}})
+	good("siblings", "one path is the beginning of another, but not a directory above it", terms{Config: []string{"etc", "etc.d"}, State: []string{"etc.local"}})
+	good("most", "64 config paths, 64 state paths, 4096 patches", terms{Config: numbered(64, "c%02d"), State: numbered(64, "s%02d"), Patches: numbered(4096, "%06d-01")})
+	good("state-like", "names that only begin as the reserved one", terms{State: []string{"a/state", "state.d"}})
+	good("config-state", "config below the reserved name is not state", terms{Config: []string{"state"}})
+	refused("unsorted", "config paths out of order", terms{Config: []string{"b", "a"}})
+	refused("twice", "a config path twice", terms{Config: []string{"a", "a"}})
+	refused("nested", "a config path below another", terms{Config: []string{"a", "a/b"}})
+	refused("nested-state", "a state path deep below another", terms{State: []string{"a", "a/b/c"}})
+	refused("order-bytes", "in the order of bytes", terms{Config: []string{"a!", "a/b"}})
+	refused("config-65", "65 config paths", terms{Config: numbered(65, "c%02d")})
+	refused("state-65", "65 state paths", terms{State: numbered(65, "s%02d")})
+	refused("config-dotdot", "a config path that leaves the tree", terms{Config: []string{"../etc"}})
+	refused("state-absolute", "an absolute state path", terms{State: []string{"/var"}})
+	refused("state-control", "a control character in a state path", terms{State: []string{"var\x07"}})
+	refused("config-empty", "an empty config path", terms{Config: []string{""}})
+	refused("both", "a path that is config and state", terms{Config: []string{"a"}, State: []string{"a"}})
+	refused("config-in-state", "config in state", terms{Config: []string{"a/b"}, State: []string{"a"}})
+	refused("state-in-config", "state in config", terms{Config: []string{"a"}, State: []string{"a/b"}})
+	refused("state-state", "the reserved name as state", terms{State: []string{"state"}})
+	refused("state-in-state", "state below the reserved name", terms{State: []string{"state/a"}})
+	refused("patches-unsorted", "patches out of order", terms{Patches: []string{"200000-01", "100000-01"}})
+	refused("patches-twice", "two revisions of one patch", terms{Patches: []string{"100000-01", "100000-02"}})
+	refused("patches-4097", "4097 patches", terms{Patches: numbered(4097, "%06d-01")})
+	for i, id := range []string{"", "12345-01", "1234567-01", "123456-1", "123456-012", "12345a-01", "123456-0a", "123456_01", "123456-01 ", "-12345-01", "１23456-1"} {
+		refused(fmt.Sprintf("patch-%d", i), fmt.Sprintf("a patch %q", id), terms{Patches: []string{id}})
+	}
+	refused("helper-path", "a helper outside of the tree", terms{Helper: "../apply"})
+	refused("helper-config", "a helper that is config", terms{Config: []string{"bin/apply"}, Helper: "bin/apply"})
+	refused("helper-in-config", "a helper in config", terms{Config: []string{"bin"}, Helper: "bin/apply"})
+	refused("helper-in-state", "a helper in state", terms{State: []string{"bin"}, Helper: "bin/apply"})
+	raw("none", "terms that say nothing", "a0")
+	raw("null", "null for terms", "f6")
+	raw("array", "an array for terms", "80")
+	raw("number", "a number for terms", "00")
+	raw("empty-list", "an empty list of config paths", "a10180")
+	raw("empty-helper", "an empty helper", "a10460")
+	raw("null-helper", "null for a helper", "a104f6")
+	raw("null-list", "null for a list", "a101f6")
+	raw("unknown", "a term that is not known", "a1056161")
+	raw("key-0", "a term of key 0", "a1006161")
+	raw("text-key", "a term whose key is a text", "a161316161")
+	raw("out-of-order", "terms out of order", "a204616201816161")
+	raw("key-twice", "a term twice", "a20181616101816162")
+	raw("bytes", "a config path that is a byte string", "a101814161")
+	raw("not-utf8", "a config path that is not UTF-8", "a1018161ff")
+	raw("nested-list", "a list in a list of paths", "a10181816161")
+	raw("indefinite", "a list without a length", "a1019f6161ff")
+	raw("long-length", "a length in a byte too many", "a10181780161")
+	raw("many-2-64", "the head of a list of 2^64-1 paths", "a1019bffffffffffffffff")
+	whole := with(terms{Config: []string{"etc"}})
+	v.add("testdata/terms-at-the-end.txt", append(append([]byte{0xa8}, whole[1+8:]...), whole[1:1+8]...), "expect: refused", "comment: terms behind the entries")
+	short := bytes.Clone(whole)
+	short[0] = 0xa7
+	v.add("testdata/terms-not-counted.txt", short, "expect: refused", "comment: a map of seven pairs with terms")
+}
+
+// termPolicy is a policyVector with terms.
+type termPolicy struct {
+	policyVector
+	terms manifest.Terms
+}
+
+func madeTermPolicies() []termPolicy {
+	type terms = manifest.Terms
+	return []termPolicy{
+		{policyVector{"ordinary", "none", "0", "", "terms that every policy allows", []string{"f 644 etc/a", "d 755 var", "f 644 var/x", "f 644 z"}}, terms{Config: []string{"etc", "z"}, State: []string{"srv/data", "var"}, Patches: []string{"124393-02", "912345-01"}}},
+		{policyVector{"helper", "run", "1", "1", "a helper", []string{"f 755 bin/apply"}}, terms{Helper: "bin/apply"}},
+		{policyVector{"helper-mode", "run never", "1", "0", "a helper that its owner may not run", []string{"f 655 apply"}}, terms{Helper: "apply"}},
+		{policyVector{"helper-link", "run never", "1", "0", "a helper that is a link", []string{"l apply -> b", "f 755 b"}}, terms{Helper: "apply"}},
+		{policyVector{"helper-directory", "run never", "1", "0", "a helper that is a directory", []string{"d 755 apply"}}, terms{Helper: "apply"}},
+		{policyVector{"helper-missing", "never", "1", "2", "a helper that is not in the tree", []string{"f 755 a", "f 755 b"}}, terms{Helper: "apply"}},
+		{policyVector{"helper-setuid", "run setuid", "1", "0", "a helper that is setuid", []string{"f 4755 apply"}}, terms{Helper: "apply"}},
+		{policyVector{"special", "never", "2", "1", "content under a patch of the range 8xxxxx", []string{"d 755 a", "f 644 a/b", "l c -> a"}}, terms{Patches: []string{"100000-01", "800000-01"}}},
+		{policyVector{"special-last", "never", "1", "0", "the last patch of the range", []string{"f 644 a"}}, terms{Patches: []string{"899999-99", "900000-01"}}},
+		{policyVector{"special-bookkeeping", "none", "0", "", "a patch of that range without content", []string{"d 755 a"}}, terms{Patches: []string{"812345-01"}}},
+		{policyVector{"not-special", "none", "0", "", "patches beside the range", []string{"f 644 a"}}, terms{Patches: []string{"080000-08", "799999-88", "900000-01"}}},
+		{policyVector{"state-file", "never", "1", "0", "a file in the place of state", []string{"f 644 var"}}, terms{State: []string{"var"}}},
+		{policyVector{"state-link", "never", "1", "0", "a link in the place of state", []string{"l var -> x"}}, terms{State: []string{"var"}}},
+		{policyVector{"state-below-file", "never", "1", "0", "state below a file", []string{"f 644 srv"}}, terms{State: []string{"srv/data"}}},
+		{policyVector{"state-below-link", "never", "1", "0", "state below a link", []string{"l srv -> x"}}, terms{State: []string{"srv/a/data"}}},
+		{policyVector{"state-name", "never", "2", "1", "entries at and below the reserved name, in a tree with state", []string{"f 644 a", "d 755 state", "f 644 state/x", "f 644 state.d"}}, terms{State: []string{"var"}}},
+		{policyVector{"state-name-free", "none", "0", "", "the name is not reserved in a tree without state", []string{"f 644 state/x"}}, terms{Config: []string{"state"}}},
+		{policyVector{"config-below-file", "never", "1", "0", "config below a file", []string{"f 644 etc"}}, terms{Config: []string{"etc/a"}}},
+		{policyVector{"config-below-link", "never", "1", "0", "config below a link", []string{"l etc -> x"}}, terms{Config: []string{"etc/a"}}},
+		{policyVector{"below-directories", "none", "0", "", "config and state below directories of the tree, and state that is one", []string{"d 755 etc", "d 755 srv", "d 755 srv/data", "d 755 var"}}, terms{Config: []string{"etc/a"}, State: []string{"srv/data/x", "var"}}},
+		{policyVector{"config-file", "none", "0", "", "config that is a file, or a link", []string{"f 644 a", "l b -> a"}}, terms{Config: []string{"a", "b"}}},
+	}
 }
