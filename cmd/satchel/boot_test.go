@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,6 +100,63 @@ func TestBootLoader(t *testing.T) {
 	pc.expect("2 is healthy")
 	pc.off()
 	pub.stop()
+}
+
+// TestBootCuts pulls the plug again and again, at any moment of fetching, staging, arming, starting and confirming: SATCHEL_CUTS times, or 3. The
+// machine always starts, with what was live or with what is on trial, and in the end it gets a version that stays.
+func TestBootCuts(t *testing.T) {
+	cuts := 3
+	fmt.Sscan(os.Getenv("SATCHEL_CUTS"), &cuts)
+	pc, pub := newPC(t, false)
+	newest := 1
+	publish := func() {
+		newest++
+		pub.publish("xo-os", fmt.Sprint(newest), pc.tree(fmt.Sprint(newest), "true"))
+	}
+	for i := range cuts {
+		if i%3 == 0 {
+			publish()
+		}
+		before := pc.record()
+		pc.on(fmt.Sprint("get ", newest))
+		ran := pc.hear()
+		if r := pc.record(); !pc.isOf(ran, before.Live) && !pc.isOf(ran, before.Trial) {
+			t.Fatalf("the machine %s, with the record\n%sand then\n%s", ran, before.Encode(), r.Encode())
+		}
+		after := rand.N(20 * time.Second) // slept away, for nothing tells the moments that are not planned
+		time.Sleep(after)
+		t.Logf("cut %d: it %s, and %v later no more", i+1, ran, after.Round(time.Millisecond))
+		pc.cut()
+	}
+	for range 4 { // what was cut too often has failed, and is left
+		pc.on("")
+		ran := pc.hear()
+		pc.expect(strings.TrimPrefix(ran, "runs ") + " is healthy")
+		pc.off()
+	}
+	if r := pc.record(); r.Trial != "" {
+		t.Errorf("after whole boots something is on trial:\n%s", r.Encode())
+	}
+	publish()
+	pc.on(fmt.Sprint("get ", newest))
+	pc.hear()
+	pc.hear()
+	pc.expect(fmt.Sprintf("reboots, with %d to be tried", newest))
+	pc.off()
+	pc.on("")
+	pc.expect(fmt.Sprint("runs ", newest))
+	pc.expect(fmt.Sprint(newest, " is healthy"))
+	pc.off()
+	if out, err := exec.Command("e2fsck", "-fn", pc.disk()).CombinedOutput(); err != nil {
+		t.Errorf("the file system is broken: %v\n%s", err, out)
+	}
+	pub.stop()
+}
+
+// isOf says whether what the machine says is of the version that a deployment has: versions are numbered like releases here.
+func (p *pc) isOf(ran, id string) bool {
+	version, _ := strings.CutPrefix(ran, "runs ")
+	return strings.HasPrefix(id, "xo-os-1-"+version+"-")
 }
 
 // pc is an emulated machine with a disk, on which a home and an image are.
@@ -392,17 +450,26 @@ func (p *pc) listen(out io.Reader, run *exec.Cmd, ended chan struct{}) {
 // expect waits for the machine to say something, and it must be this.
 func (p *pc) expect(want string) {
 	p.t.Helper()
+	if got := p.hear(); got != want {
+		p.cut()
+		p.t.Fatalf("the machine says %q, want %q\n%s", got, want, p.console)
+	}
+	p.t.Logf("the machine %s", want)
+}
+
+// hear waits for the machine to say something.
+func (p *pc) hear() string {
+	p.t.Helper()
 	select {
 	case got, ok := <-p.lines:
-		if !ok || got != want {
-			p.cut()
-			p.t.Fatalf("the machine says %q, want %q\n%s", got, want, p.console)
+		if ok {
+			return got
 		}
-		p.t.Logf("the machine %s", got)
 	case <-time.After(patience):
-		p.cut()
-		p.t.Fatalf("the machine does not say %q\n%s", want, p.console)
 	}
+	p.cut()
+	p.t.Fatalf("the machine says nothing\n%s", p.console)
+	return ""
 }
 
 // off waits until the machine has rebooted, which here means that it stops.
@@ -450,9 +517,14 @@ func (p *pc) entries(want ...string) {
 	}
 }
 
-// record is the boot record on the disk.
+// record is the boot record on the disk, whose journal is replayed first, as the next boot would.
 func (p *pc) record() (best boot.Record) {
 	p.t.Helper()
+	out, err := exec.Command("e2fsck", "-p", "-E", "journal_only", p.disk()).CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 1 { // 1: it replayed something
+		p.t.Fatalf("replaying the journal: %v\n%s", err, out)
+	}
 	for slot := range 2 {
 		text := p.s.must(exec.Command("debugfs", "-R", "cat /image/"+boot.SlotName(slot), p.disk()))
 		if r, err := boot.Parse([]byte(text)); err == nil && r.Generation > best.Generation {
