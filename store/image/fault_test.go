@@ -69,7 +69,7 @@ func TestFaultAtEveryChange(t *testing.T) {
 	t.Logf("\n%s", table.String())
 }
 
-// places gives the changes that the fault is for: all, or a sixth of them.
+// places gives the changes that the fault is for: all, or one in forty.
 func (f fault) places(changes []string, chance *rand.Rand) (all []int) {
 	for _, at := range chance.Perm(len(changes)) {
 		if !f.half || strings.HasPrefix(changes[at], "writing ") || strings.HasPrefix(changes[at], "copying ") {
@@ -77,7 +77,7 @@ func (f fault) places(changes []string, chance *rand.Rand) (all []int) {
 		}
 	}
 	if os.Getenv("SATCHEL_CRASH") == "" {
-		all = all[:(len(all)+5)/6]
+		all = all[:(len(all)+39)/40]
 	}
 	return all
 }
