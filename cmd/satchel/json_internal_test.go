@@ -35,7 +35,7 @@ func TestJSONIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, v := range []any{p2p.Status{}, p2p.VerifyResult{}, p2p.PruneResult{}, p2p.ExportResult{}, p2p.ImportResult{}, control.Header{}, control.Entry{}, published{}, switched{}, rootInfo{}, rootVerified{}, boot.Telling{}} {
+	for _, v := range []any{p2p.Status{}, p2p.VerifyResult{}, p2p.PruneResult{}, p2p.ExportResult{}, p2p.ImportResult{}, control.Header{}, control.Entry{}, published{}, switched{}, rootInfo{}, rootVerified{}, boot.Telling{}, p2p.ChangeResult{}, p2p.ImageStatus{}} {
 		typ := reflect.TypeOf(v)
 		fields(typ, func(name string) {
 			if name == "" || !strings.Contains(string(text), name+"`") && !strings.Contains(string(text), `"`+name+`"`) {
