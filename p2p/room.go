@@ -38,7 +38,7 @@ type need struct{ bytes, files uint64 }
 func (r room) check(what, dir string, n need) error {
 	n.bytes += n.bytes / margin
 	if n.bytes > r.spare() {
-		return fail(CodeNoSpace, `make room there, for example with "satchel prune"; it goes on by itself`,
+		return fail(CodeNoSpace, `make room on the disk of `+dir+`, for example with "satchel prune"; it goes on by itself`,
 			fmt.Errorf("%s needs %s on the disk of %s, and %s are free, of which %s stay free", what, Size(n.bytes), dir, Size(r.free), Size(r.free-r.spare())))
 	}
 	if r.counted && n.files > r.inodes {

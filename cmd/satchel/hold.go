@@ -27,9 +27,11 @@ most; without an argument the one that is on is shown.`, exitOK, exitFailure, ex
 	f.StringVar(&until, "until", "", "end at this `TIME` of day, as 10:45")
 	f.StringVar(&reason, "reason", "", "`TEXT` that people see")
 	f.BoolVar(&end, "end", false, "end the hold")
-	cmd.MarkFlagsMutuallyExclusive("for", "until", "end")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if given := cmd.Flags().Changed; given("for") && given("until") || end && (given("for") || given("until")) {
+			return badUsage("give one of them", "--for, --until and --end do not go together")
+		}
 		at, err := holdEnd(time.Now(), lasts, until)
 		if err != nil {
 			return err

@@ -484,7 +484,7 @@ func TestDiskFull(t *testing.T) {
 	m.follow("xo-os")
 	m.start()
 	m.until("a full disk", func(st status) bool { return len(st.Products) == 1 && st.Products[0].State == "failed" })
-	if out := m.run("explain", "xo-os"); !strings.Contains(out, "no space") || !strings.Contains(out, "make room") {
+	if out := m.run("explain", "xo-os"); !strings.Contains(out, "are free") || !strings.Contains(out, "make room") {
 		t.Errorf("explain does not say what to do:\n%s", out)
 	}
 	if out := m.run("prune", "--json"); !strings.Contains(out, `"blobs":0`) {

@@ -361,3 +361,26 @@ func TestChanged(t *testing.T) {
 		t.Errorf("changed: %q, %v", list, err)
 	}
 }
+
+// TestTouchedBlob: a blob that only looks as if somebody wrote to it is read, found to be good, and looks good from then on.
+func TestTouchedBlob(t *testing.T) {
+	b := newBlobs(t)
+	im := open(t, tempDir(t))
+	r, m := release(t, b, 1, small("x"))
+	for _, e := range m.Entries {
+		if e.Type == manifest.File {
+			path, err := b.BlobFile(e.Blob, e.Mode)
+			must(t, err)
+			must(t, os.Chtimes(path, time.Now(), time.Now()))
+		}
+	}
+	id := stage(t, im, r, m, b)
+	if changed, err := im.Changed(context.Background(), id, b); err != nil || len(changed) > 0 {
+		t.Errorf("changed: %q, %v", changed, err)
+	}
+	for _, e := range m.Entries {
+		if e.Type == manifest.File && e.Size > 0 && stat(t, filepath.Join(im.Tree(id), e.Path)).Mtim != (syscall.Timespec{Sec: store.FixedTime}) {
+			t.Errorf("%s has another time", e.Path)
+		}
+	}
+}
