@@ -636,6 +636,9 @@ func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
 		}
 		ids, err := p.img.Prune(image.Keep{Last: keepDeployments})
 		out.Deployments = append(out.Deployments, ids...)
+		if errors.Is(err, image.ErrBusy) {
+			return nil, fail(CodeConflict, "try again when it is done", fmt.Errorf("pruning %s: %w", p.dir, err))
+		}
 		if err != nil {
 			return nil, fmt.Errorf("pruning %s: %w", p.dir, err)
 		}
