@@ -163,7 +163,11 @@ func explainProduct(p *ProductStatus) []string {
 	case StateTrying:
 		say("This boot tries it. It stays once its health checks have passed: \"satchel confirm\" runs them.")
 	case StateRejected:
-		say("It failed its trial on this machine, and is not tried again by itself. \"satchel update --again\" tries it once more; a newer release is tried anyway.")
+		why := ""
+		if p.Error != "" {
+			why = " (" + p.Error + ")"
+		}
+		say("It failed its trial on this machine%s, and is not tried again by itself. \"satchel update --again\" tries it once more; a newer release is tried anyway.", why)
 	case StateActive:
 		if p.Live != nil && p.Newest != nil && (p.Live.Epoch != p.Newest.Epoch || p.Live.Seq != p.Newest.Seq) {
 			say("Live in %s/current is %s, which is newer: this home has lost what it knew, and does not go back.", p.Image, name(p.Live))

@@ -77,7 +77,8 @@ func contentRows(t *testing.T) []row {
 		{62, "many streams and many watches", b.manyStreams},
 		{63, "ranges outside the blob, and overlapping ones", b.ranges},
 		{64, "requests for what is not announced", b.unannounced},
-		// What is damaged before it is linked is found by a size that is wrong, else by verify, and repaired by verify only.
+		{67, "a blob with wrong bits when it is linked", func(t *testing.T) { b.healed(t, "c.bits", wrongBits) }},
+		{67, "a blob of the wrong size when it is linked", func(t *testing.T) { b.healed(t, "c.size", wrongSize) }},
 		{67, "a blob that is damaged when it is live", b.repaired},
 		{68, "links and pipes where the store makes its files", b.planted},
 		{69, "a full disk", b.diskFull},
@@ -451,6 +452,8 @@ func wrongBits(path string, _ uint64) error {
 	return errors.Join(err, f.Close())
 }
 
+func wrongSize(path string, size uint64) error { return os.Truncate(path, int64(size)-1) }
+
 func hasFiles(t *testing.T, image string, files map[string]string) {
 	t.Helper()
 	for name, text := range files {
@@ -461,6 +464,26 @@ func hasFiles(t *testing.T, image string, files map[string]string) {
 }
 
 // repaired: what is damaged later is found by who looks, and is fetched again.
+// healed: what is damaged between the fetch and laying it down gets into no tree, and is fetched again by itself.
+func (b *bench) healed(t *testing.T, product string, how func(path string, size uint64) error) {
+	files := map[string]string{"small": random(2000), "big": random(300_000)}
+	a, env := b.release(t, product, files)
+	check(t, b.n.Carry(product))
+	b.good.has(a.Manifest)
+	b.good.gossiped(t, env)
+	until(t, "the content", func() bool { return b.n.productStatus(product).State == StateHeld })
+	b.damage(t, a.Manifest, how)
+	image := t.TempDir()
+	check(t, b.n.Follow(product, image))
+	until(t, "the release", func() bool { return b.n.productStatus(product).State == StateReady })
+	_, err := b.n.Apply(t.Context(), product)
+	check(t, err)
+	hasFiles(t, image, files)
+	if bad, err := b.n.Store().Verify(t.Context(), nil); err != nil || len(bad) > 0 {
+		t.Errorf("bad content in the store: %v, %v", bad, err)
+	}
+}
+
 func (b *bench) repaired(t *testing.T) {
 	files := map[string]string{"small": random(2000), "big": random(300_000)}
 	a, env := b.release(t, "c.repaired", files)
@@ -579,6 +602,9 @@ func (b *bench) diskFull(t *testing.T) {
 	same(t, before, snapshot(t, n, image), "announced/lessons", "store/")
 	if bad, err := n.Store().Verify(t.Context(), nil); err != nil || len(bad) > 0 {
 		t.Errorf("bad content in the store: %v, %v", bad, err)
+	}
+	if r, err := n.Rollback(t.Context(), "lessons"); err != nil || r.Seq != 1 { // there is room for that
+		t.Errorf("going back: %+v, %v", r, err)
 	}
 	if shutOut(n, o.ID()) {
 		t.Error("who served it is shut out, and it was our disk")

@@ -914,7 +914,7 @@ func (n *Node) inImage(ps *ProductStatus, p *place, target announce.Announcement
 		ps.Ready = n.release1(d, ps.Product)
 		ps.State = StateReady
 		if n.tried(p, d) {
-			ps.State = StateRejected
+			ps.State, ps.Error = StateRejected, p.img.WhyFailed(d.ID)
 		}
 		return
 	}
