@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -113,6 +115,11 @@ func (c *change) occupy() error {
 	if err := n.mayHoldImage(dir); err != nil {
 		return err
 	}
+	if len(c.req.Install) == 0 { // which may begin an image
+		if err := n.isImage(dir); err != nil {
+			return err
+		}
+	}
 	p := n.placeAt(dir)
 	if p.busy {
 		return fail(CodeConflict, "wait for it", fmt.Errorf("image %q is being changed already", dir))
@@ -123,6 +130,17 @@ func (c *change) occupy() error {
 		return err
 	}
 	p.busy, c.p = true, p
+	return nil
+}
+
+// isImage refuses a directory that is none: to open it would make one.
+func (n *Node) isImage(dir string) error {
+	if n.places[dir] != nil {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "deploy")); err != nil {
+		return fail(CodeNotFound, `an image is a directory with "deploy" in it; "satchel status" lists those of this machine`, fmt.Errorf("no image in %q", dir))
+	}
 	return nil
 }
 
@@ -244,7 +262,9 @@ func (c *change) prove(ctx context.Context, d image.Deployment) error {
 
 // fetch waits until the newest release of every product is whole here.
 func (c *change) fetch(ctx context.Context) error {
-	for c.req.Wait {
+	running := false
+	c.n.do(func() { running = c.n.net != nil })
+	for c.req.Wait && running {
 		var changed <-chan struct{}
 		var err error
 		done := true
@@ -282,10 +302,6 @@ func (c *change) whole(product string, at *ChangeProgress) (bool, error) {
 	switch {
 	case !ok && has, ok && n.db.complete(a.Manifest), ok && n.behindLive(c.p, &a):
 		return true, nil
-	case n.net == nil && !ok:
-		return false, fail(CodeNotFound, `start a node, and try again: "satchel up"`, fmt.Errorf("no release of %s is known here", product))
-	case n.net == nil:
-		return false, fail(CodeNotReady, `start a node, and try again: "satchel up"`, fmt.Errorf("the content of %s %s is not here", product, a.Version))
 	case !ok:
 		return false, nil
 	case l.err != nil && l.about == a.Manifest.String() && final(l.err):
@@ -315,6 +331,15 @@ func (c *change) decide() error {
 	}
 	if len(c.want) == 0 {
 		return c.n.notReady(c.n.line(c.products[0]), "nothing is here yet for the image "+c.p.dir)
+	}
+	live, _ := c.p.img.Live()
+	if keyOf(c.want) != keyOf(live.Releases) || !c.req.Wait {
+		return nil
+	}
+	for _, product := range c.products { // nothing changes: is that because something is missing?
+		if a, _, ok := c.n.catalog.Latest(product); ok && !c.n.db.complete(a.Manifest) && !c.n.behindLive(c.p, &a) {
+			return fail(CodeNotReady, `start a node, and try again: "satchel up"`, fmt.Errorf("the content of %s %s is not here", product, a.Version))
+		}
 	}
 	return nil
 }

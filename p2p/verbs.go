@@ -374,7 +374,7 @@ func reached(ps ProductStatus, seq uint64, state string) bool {
 }
 
 // Apply makes the newest release of product that is whole here live, or arms it for the next boot when it is a system; the
-// other products of its image are brought to what is whole here, too. It needs no network.
+// other products of its image stay what they are. It needs no network.
 func (n *Node) Apply(ctx context.Context, product string) (ReleaseStatus, error) {
 	if err := n.call(func() error { return n.mayApplyNewest(product) }); err != nil {
 		return ReleaseStatus{}, err
@@ -466,6 +466,9 @@ func (n *Node) withImage(dir string, f func(p *place) error) error {
 			return err
 		}
 		if err := n.mayHoldImage(dir); err != nil {
+			return err
+		}
+		if err := n.isImage(dir); err != nil {
 			return err
 		}
 		p := n.placeAt(dir)
