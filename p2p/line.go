@@ -88,11 +88,14 @@ func (j *job) end() {
 	}
 }
 
-// restoreLines reads follows and carries from state.db.
+// restoreLines reads follows and carries from state.db. Nothing is begun before the node runs or is told to: to ask for its status
+// changes nothing.
 func (n *Node) restoreLines() {
 	n.db.all("carries", func(pattern string, _ []byte) { n.carries[pattern] = true })
 	n.db.all("follows", func(product string, dir []byte) { n.line(product).place = n.placeAt(string(dir)) })
-	n.advanceAll()
+	for _, p := range n.places {
+		n.openPlace(p)
+	}
 }
 
 func (n *Node) line(product string) *line {
