@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"satchel/store/image"
 )
@@ -67,6 +68,7 @@ func (n *Node) Change(ctx context.Context, req ChangeRequest, progress func(Chan
 	if err := n.call(c.begin); err != nil {
 		return res, err
 	}
+	defer n.wg.Done()
 	defer n.do(c.end)
 	err = c.run(ctx)
 	return c.res, err
@@ -79,6 +81,7 @@ type change struct {
 	progress func(ChangeProgress)
 	p        *place
 	products []string // that are to be at their newest
+	began    time.Time
 	want     []image.Release
 	res      ChangeResult
 }
@@ -96,6 +99,7 @@ func (c *change) begin() error {
 	c.res = ChangeResult{Image: c.p.dir, When: WhenNothing, Before: live.ID, Was: n.releases(live), Local: []LocalChange{}}
 	if err := c.choose(live); err != nil {
 		c.leave()
+		n.wg.Done()
 		return err
 	}
 	for _, product := range c.products {
@@ -120,9 +124,12 @@ func (c *change) occupy() error {
 			return err
 		}
 	}
+	if n.pruning {
+		return fail(CodeConflict, "try again when it is done", errors.New("the store is being pruned"))
+	}
 	p := n.placeAt(dir)
 	if p.busy {
-		return fail(CodeConflict, "wait for it", fmt.Errorf("image %q is being changed already", dir))
+		return errBusy(dir)
 	}
 	n.use(p)
 	if err := n.openPlace(p); err != nil {
@@ -130,7 +137,12 @@ func (c *change) occupy() error {
 		return err
 	}
 	p.busy, c.p = true, p
+	n.wg.Add(1) // a node that is closed waits for the end
 	return nil
+}
+
+func errBusy(dir string) error {
+	return fail(CodeConflict, "wait for it", fmt.Errorf("image %q is being changed already", dir))
 }
 
 // isImage refuses a directory that is none: to open it would make one.
@@ -170,6 +182,14 @@ func (c *change) dir() (string, error) {
 
 // choose finds the products that are to be at their newest release.
 func (c *change) choose(live image.Deployment) error {
+	c.began = time.Now()
+	for _, list := range []*[]string{&c.req.Products, &c.req.Install, &c.req.Remove} {
+		slices.Sort(*list)
+		*list = slices.Compact(*list)
+	}
+	if live.ID != "" && (len(live.Releases) == 0 || c.req.Attach && slices.ContainsFunc(live.Releases, func(r image.Release) bool { return !r.Manifest.Defined() })) {
+		return fail(CodeCorrupt, `activate another deployment, or begin a new image: "satchel image list"`, fmt.Errorf("it is not known what %s in %q consists of: its description is lost", live.ID, c.p.dir))
+	}
 	all := c.n.followedInto(c.p)
 	for _, r := range live.Releases {
 		if !slices.Contains(all, r.Product) {
@@ -181,6 +201,11 @@ func (c *change) choose(live image.Deployment) error {
 			return fail(CodeNotFound, "\"satchel image show\" lists what is in it", fmt.Errorf("%s is not in the image %q", product, c.p.dir))
 		}
 	}
+	for _, product := range c.req.Products {
+		if !slices.Contains(all, product) {
+			return fail(CodeNotFound, `add it: "satchel install `+product+`"`, fmt.Errorf("%s is not in the image %q", product, c.p.dir))
+		}
+	}
 	for _, product := range c.req.Install {
 		if !slices.Contains(all, product) {
 			all = append(all, product)
@@ -190,7 +215,8 @@ func (c *change) choose(live image.Deployment) error {
 		}
 	}
 	for _, product := range all {
-		if !slices.Contains(c.req.Remove, product) && (len(c.req.Products) == 0 || slices.Contains(c.req.Products, product)) {
+		named := slices.Contains(c.req.Products, product) || slices.Contains(c.req.Install, product)
+		if !slices.Contains(c.req.Remove, product) && (named || len(c.req.Products)+len(c.req.Remove) == 0) {
 			c.products = append(c.products, product)
 		}
 	}
@@ -283,6 +309,7 @@ func (c *change) fetch(ctx context.Context) error {
 		c.progress(at)
 		select {
 		case <-changed:
+		case <-time.After(time.Second):
 		case <-ctx.Done():
 			return fail(CodeTimeout, "what has come is kept; the node goes on fetching what is followed", fmt.Errorf("fetching for the image %q: %w", c.p.dir, context.Cause(ctx)))
 		case <-c.n.ended:
@@ -302,6 +329,10 @@ func (c *change) whole(product string, at *ChangeProgress) (bool, error) {
 	switch {
 	case !ok && has, ok && n.db.complete(a.Manifest), ok && n.behindLive(c.p, &a):
 		return true, nil
+	case n.refused(product):
+		return false, fail(CodeEquivocal, "the publisher heals it by publishing again with a higher seq", fmt.Errorf("two releases of %s claim one number", product))
+	case !ok && time.Since(c.began) > lonely:
+		return false, fail(CodeNotFound, "check its name; connect a neighbour or a stick that has it", fmt.Errorf("no release of %s is known here, nor to a neighbour", product))
 	case !ok:
 		return false, nil
 	case l.err != nil && l.about == a.Manifest.String() && final(l.err):
@@ -322,7 +353,8 @@ func final(err error) bool {
 
 // decide fixes what the image is to consist of.
 func (c *change) decide() error {
-	c.want = c.n.composition(c.p, c.products)
+	var left []image.Release
+	c.want, left = c.n.composition(c.p, c.products, c.req.Again)
 	c.want = slices.DeleteFunc(c.want, func(r image.Release) bool { return slices.Contains(c.req.Remove, r.Product) })
 	for _, product := range c.req.Install {
 		if !slices.ContainsFunc(c.want, func(r image.Release) bool { return r.Product == product }) {
@@ -330,10 +362,16 @@ func (c *change) decide() error {
 		}
 	}
 	if len(c.want) == 0 {
-		return c.n.notReady(c.n.line(c.products[0]), "nothing is here yet for the image "+c.p.dir)
+		return fail(CodeNotReady, `"satchel explain" says what it waits for`, errors.New("nothing is here yet for the image "+c.p.dir))
 	}
 	live, _ := c.p.img.Live()
-	if keyOf(c.want) != keyOf(live.Releases) || !c.req.Wait {
+	if keyOf(c.want) != keyOf(live.Releases) {
+		return nil
+	}
+	if len(left) > 0 {
+		return errTried(words(image.Deployment{Releases: left}))
+	}
+	if !c.req.Wait {
 		return nil
 	}
 	for _, product := range c.products { // nothing changes: is that because something is missing?
@@ -350,24 +388,25 @@ func (c *change) stage(ctx context.Context) (d image.Deployment, err error) {
 	for {
 		var running *job
 		var ok bool
-		n.do(func() {
+		err := n.call(func() error {
 			live, _ := c.p.img.Live()
 			if !c.req.Converge && keyOf(live.Releases) == keyOf(c.want) {
 				d, ok = live, true
-				return
+				return nil
 			}
 			if !c.req.Converge {
 				if d, ok = deployed(c.p.img, c.want); ok {
-					return
+					return nil
 				}
 			}
 			if running = c.p.job; running == nil {
 				running = n.startStage(c.p, c.want, c.req.Converge)
 				running.mine = true
 			}
+			return nil
 		})
-		if ok {
-			return d, nil
+		if err != nil || ok {
+			return d, err
 		}
 		c.progress(ChangeProgress{What: "laying down"})
 		select {
@@ -402,28 +441,30 @@ func (c *change) activate(ctx context.Context, d image.Deployment) error {
 			return err
 		}
 		if !c.req.Again && n.tried(c.p, d) {
-			return fail(CodeRefused, "wait for a newer release, or try it once more with --again", fmt.Errorf("%s failed its trial on this machine", words(d)))
+			return errTried(words(d))
 		}
-		return nil
+		return n.db.delete("left", c.p.dir)
 	})
 	if err != nil {
 		return err
 	}
-	if c.req.Again {
-		if err := c.p.img.Forgive(d.ID); err != nil {
-			return imageError(c.p.dir, err)
-		}
-	}
 	c.progress(ChangeProgress{What: "switching"})
-	out, err := n.switchTo(context.WithoutCancel(ctx), c.p, d, c.req.Other)
+	out, err := n.switchTo(context.WithoutCancel(ctx), c.p, d, c.req.Again)
 	c.res.When, c.res.Checks = out.when, out.checks
 	return err
+}
+
+func errTried(what string) error {
+	return fail(CodeRefused, "wait for a newer release, or try it once more with --again", fmt.Errorf("%s failed its trial on this machine", what))
 }
 
 // keep makes what was asked for last: follows, and that a newer root's lower numbers were meant.
 func (c *change) keep() error {
 	n := c.n
 	for _, r := range c.want {
+		if l := n.lines[r.Product]; l == nil || l.place != c.p || c.res.When != WhenNow {
+			continue
+		}
 		if err := n.db.delete("anew", r.Product); err != nil {
 			return err
 		}
@@ -433,7 +474,7 @@ func (c *change) keep() error {
 		follow = nil
 	}
 	if c.req.Attach {
-		follow = c.products
+		follow = slices.DeleteFunc(slices.Clone(c.products), func(product string) bool { return n.line(product).place != nil })
 		if c.res.When == WhenNothing {
 			c.res.When = WhenAttached
 		}
@@ -442,15 +483,17 @@ func (c *change) keep() error {
 		if err := n.db.put("follows", product, []byte(c.p.dir)); err != nil {
 			return err
 		}
-		n.line(product).place = c.p
+		n.moveTo(n.line(product), c.p)
 	}
 	for _, product := range c.req.Remove {
+		l := n.lines[product]
+		if l == nil || l.place != c.p { // another image follows it
+			continue
+		}
 		if err := n.db.delete("follows", product); err != nil {
 			return err
 		}
-		if l := n.lines[product]; l != nil && l.place == c.p {
-			l.place = nil
-		}
+		n.moveTo(l, nil)
 	}
 	return nil
 }
@@ -473,18 +516,24 @@ type switched struct {
 // switchTo makes a staged deployment live, or arms it for the next boot when a system is in it: unless there is nothing live to go
 // back to, or it is on a disk that no machine was started from, such as a chroot. Content that fails its health checks is left
 // again, and remembered.
-func (n *Node) switchTo(ctx context.Context, p *place, d image.Deployment, other bool) (out switched, err error) {
-	system := false
-	n.do(func() { system = n.system(d.Releases) })
-	_, live := p.img.Live()
-	_, booted := p.img.Booted()
-	if !live || other && !booted {
-		system = false
+// again forgives that it failed before. When the node ends during the checks, the switch is undone, and nothing is remembered.
+func (n *Node) switchTo(ctx context.Context, p *place, d image.Deployment, again bool) (out switched, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.ctx, cancel)()
+	var system, own bool
+	if err := n.call(func() error { system, own = n.atBoot(p, d), n.mayRun(d); return nil }); err != nil {
+		return out, err
 	}
 	if d, err = p.img.Refresh(ctx, d.ID, n.store); err != nil { // the person may have changed something since
 		return out, imageError(p.dir, err)
 	}
 	if system {
+		if again {
+			if err := p.img.Forgive(d.ID); err != nil {
+				return out, imageError(p.dir, err)
+			}
+		}
 		if err := p.img.Arm(d.ID, bootTries); err != nil {
 			return out, fmt.Errorf("arming %s: %w", d.ID, imageError(p.dir, err))
 		}
@@ -499,7 +548,18 @@ func (n *Node) switchTo(ctx context.Context, p *place, d image.Deployment, other
 	out.when = WhenNow
 	n.log.Info("release live", slog.String("deployment", d.ID))
 	var bad []string
-	out.checks, bad = n.health(ctx, p, d)
+	if out.checks, bad, err = n.health(ctx, p, d, own); err != nil {
+		out.when = WhenNothing
+		if was {
+			if rerr := p.img.Reject(older.ID, ""); rerr != nil {
+				return out, errors.Join(err, imageError(p.dir, rerr))
+			}
+			if rerr := p.img.Forgive(d.ID); rerr != nil {
+				return out, errors.Join(err, imageError(p.dir, rerr))
+			}
+		}
+		return out, fail(CodeNotReady, "try again", fmt.Errorf("the health checks of %s did not come to an end: %w; %s is live again", words(d), err, words(before)))
+	}
 	if len(bad) == 0 {
 		return out, nil
 	}
@@ -564,8 +624,19 @@ func (n *Node) ConfirmImage(ctx context.Context, dir string, unchecked bool) (re
 			return fail(CodeNotReady, "start the machine anew: it then tries it", fmt.Errorf("%s is armed, and this machine was not started with it", words(d)))
 		}
 		if !unchecked {
+			own := false
+			if err := n.call(func() error { own = n.mayRun(d); return nil }); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(n.ctx, cancel)()
 			var bad []string
-			if res.Checks, bad = n.health(ctx, p, d); len(bad) > 0 {
+			var err error
+			if res.Checks, bad, err = n.health(ctx, p, d, own); err != nil {
+				return fail(CodeNotReady, "try again", fmt.Errorf("the health checks of %s did not come to an end: %w", words(d), err))
+			}
+			if len(bad) > 0 {
 				text := fmt.Errorf("%s failed its health check %s", words(d), strings.Join(bad, ", "))
 				if err := p.img.Fail("health check " + strings.Join(bad, ", ")); err != nil {
 					text = errors.Join(text, imageError(p.dir, err))
@@ -582,11 +653,9 @@ func (n *Node) ConfirmImage(ctx context.Context, dir string, unchecked bool) (re
 	return res, err
 }
 
-// health runs the health checks of a deployment: those of the image, and its own where the trust root lets it run something. It
-// gives the names of those that failed.
-func (n *Node) health(ctx context.Context, p *place, d image.Deployment) (checks []HealthCheck, bad []string) {
-	own := false
-	n.do(func() { own = n.mayRun(d) })
+// health runs the health checks of a deployment: those of the image, and its own when it may. It gives the names of those that
+// failed; the error is about what kept them from being run, and says nothing of the deployment.
+func (n *Node) health(ctx context.Context, p *place, d image.Deployment, own bool) (checks []HealthCheck, bad []string, err error) {
 	results, err := p.img.Health(ctx, d.ID, own, 0)
 	for _, r := range results {
 		checks = append(checks, HealthCheck{r.Name, r.OK, r.Output, r.Why})
@@ -595,10 +664,7 @@ func (n *Node) health(ctx context.Context, p *place, d image.Deployment) (checks
 			n.log.Warn("health check failed", slog.String("check", r.Path), slog.String("why", r.Why), slog.String("output", r.Output))
 		}
 	}
-	if err != nil {
-		checks, bad = append(checks, HealthCheck{Name: image.HealthName, Error: err.Error()}), append(bad, image.HealthName)
-	}
-	return checks, bad
+	return checks, bad, err
 }
 
 // bootTries is how often a system may fail to confirm before the machine goes back.

@@ -85,7 +85,7 @@ func (n *Node) Hold(_ context.Context, until time.Time, why string) error {
 		now := n.count.now()
 		left := until.Sub(time.Unix(now.Wall, 0))
 		switch {
-		case left > maxHold:
+		case left > maxHold+time.Second: // the clock is read in whole seconds
 			return fail(CodeBadInput, "hold again when it ends", errors.New("a hold lasts a week at most"))
 		case len(why) > maxWhy:
 			return fail(CodeBadInput, "say it shorter", fmt.Errorf("the reason has %d bytes, at most %d are kept", len(why), maxWhy))
@@ -135,6 +135,9 @@ func (n *Node) applyByPolicy(p *place, d image.Deployment) {
 	if t, ok := p.img.Trial(); ok && t.ID == d.ID {
 		return
 	}
+	if left, ok := n.db.get("left", p.dir); ok && string(left) == keyOf(d.Releases) {
+		return // a person went back from it
+	}
 	p.busy = true
 	n.use(p)
 	n.spawn(func(ctx context.Context) {
@@ -149,6 +152,14 @@ func (n *Node) applyByPolicy(p *place, d image.Deployment) {
 			n.touch()
 		})
 	})
+}
+
+// atBoot reports whether a switch to d waits for the next boot: when a system is in it or live, unless there is nothing live to go back
+// to, or the image is one of a disk that this machine only looks after, such as a chroot.
+func (n *Node) atBoot(p *place, d image.Deployment) bool {
+	live, ok := p.img.Live()
+	_, booted := p.img.Booted()
+	return ok && (booted || len(n.followedInto(p)) > 0) && (n.system(d.Releases) || n.system(live.Releases))
 }
 
 // system reports whether one of the releases is of a class that is switched at boot.

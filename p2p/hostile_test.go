@@ -706,12 +706,12 @@ func TestPruneWhileAFetchWaits(t *testing.T) {
 	}
 	l.do(func() { l.learn(env, ""); l.catalogChanged(false) })
 	await(t, l, func(s Status) bool { return s.Products[0].State == StateFetching })
-	if _, err := l.Prune(context.Background()); err != nil {
+	if _, err := l.Prune(context.Background(), UsualPrune); err != nil {
 		t.Fatal(err)
 	}
 	connectNodes(t, l, pub)
 	await(t, l, func(s Status) bool { return s.Products[0].State == StateHeld })
-	if _, err := l.Prune(context.Background()); err != nil {
+	if _, err := l.Prune(context.Background(), UsualPrune); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.checkWhole(mustLatest(t, l, "p").Manifest); err != nil {
@@ -720,10 +720,10 @@ func TestPruneWhileAFetchWaits(t *testing.T) {
 	if err := l.Uncarry("p"); err != nil {
 		t.Fatal(err)
 	}
-	if res, err := l.Prune(context.Background()); err != nil || res.Blobs == 0 {
+	if res, err := l.Prune(context.Background(), UsualPrune); err != nil || res.Blobs == 0 {
 		t.Errorf("what nobody wants any more is not given back: %+v, %v", res, err)
 	}
-	if _, err := pub.Prune(context.Background()); err != nil {
+	if _, err := pub.Prune(context.Background(), UsualPrune); err != nil {
 		t.Fatal(err)
 	}
 	if err := pub.checkWhole(mustLatest(t, pub, "p").Manifest); err != nil {

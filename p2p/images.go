@@ -170,6 +170,9 @@ func (n *Node) ActivateDeployment(ctx context.Context, dir, id string) (res Chan
 		if live.ID == d.ID {
 			return nil
 		}
+		if err := n.db.put("left", p.dir, []byte(keyOf(live.Releases))); err != nil {
+			return err
+		}
 		out, err := n.switchTo(context.WithoutCancel(ctx), p, d, false)
 		res.When, res.Checks = out.when, out.checks
 		return err
@@ -183,6 +186,7 @@ func (n *Node) beside(dir string, f func(p *place) error) error {
 	if err := n.call(c.occupy); err != nil {
 		return err
 	}
+	defer n.wg.Done()
 	defer n.do(func() {
 		c.leave()
 		n.advanceAll()

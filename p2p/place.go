@@ -145,22 +145,32 @@ func (n *Node) behindLive(p *place, a *announce.Announcement) bool {
 
 // composition is what p's image should consist of: of each product the newest release that is whole here, else the live one.
 // Products that are live and no longer followed stay as they are. It is sorted by product.
-func (n *Node) composition(p *place, products []string) (want []image.Release) {
+// What failed on this machine is left out, and given as left, unless again.
+func (n *Node) composition(p *place, products []string, again bool) (want, left []image.Release) {
 	live, _ := p.img.Live()
+	var failed []image.Release
+	if !again {
+		failed = n.failedReleases(p)
+	}
 	for _, r := range live.Releases {
 		if !slices.Contains(products, r.Product) {
 			want = append(want, r)
 		}
 	}
 	for _, product := range products {
-		if a, _, ok := n.catalog.Latest(product); ok && n.db.complete(a.Manifest) && !n.behindLive(p, &a) && a.MinUpdater <= formatLevel {
+		a, _, ok := n.catalog.Latest(product)
+		ok = ok && n.db.complete(a.Manifest) && !n.behindLive(p, &a) && a.MinUpdater <= formatLevel
+		if ok && slices.Contains(failed, releaseOf(&a)) {
+			left, ok = append(left, releaseOf(&a)), false
+		}
+		if ok {
 			want = append(want, releaseOf(&a))
 		} else if r, ok := live.Release(product); ok {
 			want = append(want, r)
 		}
 	}
 	slices.SortFunc(want, func(a, b image.Release) int { return cmp.Compare(a.Product, b.Product) })
-	return want
+	return want, left
 }
 
 // keyOf names what an image consists of.
@@ -192,7 +202,7 @@ func (n *Node) lay(p *place) {
 	if p.img == nil && (p.waiting("") || n.openPlace(p) != nil) {
 		return
 	}
-	want := n.composition(p, n.followedInto(p))
+	want, _ := n.composition(p, n.followedInto(p), false)
 	key := keyOf(want)
 	live, _ := p.img.Live()
 	switch {
@@ -319,6 +329,7 @@ func (n *Node) heal(r image.Release) {
 		return
 	}
 	if hurt := n.mendable(r.Manifest); hurt != nil {
-		n.mend(n.ctx, *hurt, n.advanceAll)
+		ctx, cancel := context.WithTimeout(n.ctx, repairPatience)
+		n.mend(ctx, *hurt, func() { cancel(); n.advanceAll() })
 	}
 }

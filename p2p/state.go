@@ -36,13 +36,14 @@ import (
 //	history    product, epoch and seq of what was announced from this home → manifest CID
 //	marks      product → epoch, seq and floor: the highest that was ever accepted in the epoch
 //	anew       product → "": a person replaced the trust root, and its live release may be followed by a lower number
+//	left       image directory → what a person went back from, so that no policy applies it again
 //	policies   image directory → ask, auto or never
 //	meta       "hold" → until when nothing is applied; "port" → the port of the last run, "count" → the seconds that the home has counted
 type state struct {
 	db *bolt.DB
 }
 
-var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps", "history", "marks", "anew", "policies"}
+var buckets = []string{"roots", "announced", "evidence", "follows", "carries", "complete", "fetches", "peers", "meta", "published", "timestamps", "history", "marks", "anew", "policies", "left"}
 
 func openState(home string) (*state, error) {
 	db, err := bolt.Open(filepath.Join(home, "state.db"), 0o600, &bolt.Options{Timeout: 2 * time.Second})

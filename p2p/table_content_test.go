@@ -610,7 +610,7 @@ func (b *bench) diskFull(t *testing.T) {
 		t.Error("who served it is shut out, and it was our disk")
 	}
 	check(t, n.Unfollow("lessons")) // what came is kept as long as somebody wants the rest
-	_, err := n.Prune(t.Context())
+	_, err := n.Prune(t.Context(), UsualPrune)
 	check(t, err)
 	if free, err := n.Store().FreeSpace(); err != nil || free < 2<<20 {
 		t.Errorf("%d bytes are free when nobody wants it any more: %v", free, err)

@@ -371,7 +371,7 @@ func (p *press) ordinary(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, b, err)
 		}
 	}
-	_, err = p.n.Prune(t.Context())
+	_, err = p.n.Prune(t.Context(), UsualPrune)
 	check(t, err)
 	for m := range p.sheets {
 		if m != a.Manifest && m != p.taken && p.n.Store().Has(m) {

@@ -35,7 +35,7 @@ func TestRecallFetchesNothing(t *testing.T) {
 	if _, err := l.Apply(t.Context(), "lessons"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pub.Prune(t.Context()); err != nil { // the last three stay for this
+	if _, err := pub.Prune(t.Context(), p2p.UsualPrune); err != nil { // the last three stay for this
 		t.Fatal(err)
 	}
 	sent := pub.Status().Node.BytesSent

@@ -482,8 +482,14 @@ func (n *Node) withImage(dir string, f func(p *place) error) error {
 }
 
 func (n *Node) rollback(p *place) (out ChangeResult, err error) {
+	if p.busy {
+		return out, errBusy(p.dir)
+	}
 	live, _ := p.img.Live()
 	prev, ok := p.img.Previous()
+	if _, armed := p.img.Trial(); armed { // that is what a person goes back from
+		prev, ok = live, live.ID != ""
+	}
 	if !ok {
 		return out, fail(CodeNotReady, "a deployment is kept from the second apply on", fmt.Errorf("%s has no previous deployment", cmp.Or(words(live), p.dir)))
 	}
@@ -493,8 +499,18 @@ func (n *Node) rollback(p *place) (out ChangeResult, err error) {
 		}
 	}
 	out = ChangeResult{Image: p.dir, When: WhenNow, Deployment: prev.ID, Before: live.ID, Releases: n.releases(prev), Was: n.releases(live), Local: []LocalChange{}}
-	if n.system(prev.Releases) {
+	left := live
+	if t, armed := p.img.Trial(); armed {
+		left = t
+	}
+	if err := n.db.put("left", p.dir, []byte(keyOf(left.Releases))); err != nil {
+		return out, err
+	}
+	if n.atBoot(p, prev) || left.ID != live.ID {
 		out.When = WhenBoot
+		if prev.ID == live.ID {
+			out.When = WhenNothing // it is live, and the next boot starts it
+		}
 		_, err = p.img.RollbackAtBoot(bootTries)
 	} else {
 		_, err = p.img.Rollback()
@@ -544,8 +560,14 @@ type PruneResult struct {
 	Deployments []string `json:"deployments"`
 }
 
-// keepDeployments is how many deployments an image keeps besides the live, previous and newest ones.
-const keepDeployments = 2
+// PrunePolicy says which deployments stay besides those that are live, previous, tried or pinned.
+type PrunePolicy struct {
+	Last int `json:"last"` // that many of each image, counted from the one laid down last
+	Days int `json:"days"` // and those laid down in that many days
+}
+
+// UsualPrune is the policy when nobody says otherwise.
+var UsualPrune = PrunePolicy{Last: 2}
 
 // keepReleases is how many releases of a product that was announced from this home are kept, for a recall.
 const keepReleases = 3
@@ -553,11 +575,19 @@ const keepReleases = 3
 // Prune removes deployments and blobs that nothing here needs: kept are the newest release of every product
 // that is known and whole here, the last three of what was announced here, what is live, previous or staged, and what is being fetched. Fetches pause
 // meanwhile; a tree that is being laid down is waited for.
-func (n *Node) Prune(ctx context.Context) (out PruneResult, err error) {
+func (n *Node) Prune(ctx context.Context, policy PrunePolicy) (out PruneResult, err error) {
 	out.Deployments = []string{}
+	if policy.Last < 0 || policy.Days < 0 {
+		return out, fail(CodeBadInput, "give numbers from 0 on", errors.New("a prune policy cannot be negative"))
+	}
 	err = n.call(func() error {
 		if n.pruning {
 			return fail(CodeConflict, "wait for it", errors.New("the store is being pruned already"))
+		}
+		for _, p := range n.places {
+			if p.busy {
+				return errBusy(p.dir)
+			}
 		}
 		n.pruning = true
 		n.prunes++
@@ -576,7 +606,7 @@ func (n *Node) Prune(ctx context.Context) (out PruneResult, err error) {
 	}
 	var keep []cid.Cid
 	err = n.call(func() (err error) {
-		keep, err = n.needed(&out)
+		keep, err = n.needed(&out, policy)
 		return err
 	})
 	if err != nil {
@@ -627,7 +657,7 @@ func (n *Node) pause(ctx context.Context) error {
 }
 
 // needed prunes deployments and lists the manifests whose blobs are to stay; releases that go lose their mark.
-func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
+func (n *Node) needed(out *PruneResult, policy PrunePolicy) (keep []cid.Cid, err error) {
 	add := func(m cid.Cid) {
 		if m.Defined() && n.store.Has(m) && !slices.Contains(keep, m) {
 			keep = append(keep, m)
@@ -637,7 +667,7 @@ func (n *Node) needed(out *PruneResult) (keep []cid.Cid, err error) {
 		if p.img == nil {
 			continue
 		}
-		ids, err := p.img.Prune(image.Keep{Last: keepDeployments})
+		ids, err := p.img.Prune(image.Keep{Last: policy.Last, Days: policy.Days})
 		out.Deployments = append(out.Deployments, ids...)
 		if errors.Is(err, image.ErrBusy) {
 			return nil, fail(CodeConflict, "try again when it is done", fmt.Errorf("pruning %s: %w", p.dir, err))
@@ -943,7 +973,34 @@ func (n *Node) staged1(p *place, a *announce.Announcement) (found image.Deployme
 }
 
 // tried reports whether a deployment failed its trial on this machine.
-func (n *Node) tried(p *place, d image.Deployment) bool { return slices.Contains(p.img.Failed(), d.ID) }
+func (n *Node) tried(p *place, d image.Deployment) bool {
+	failed := p.img.Failed()
+	if len(failed) == 0 || slices.Contains(failed, d.ID) {
+		return len(failed) > 0
+	}
+	all, _ := p.img.List()
+	return slices.ContainsFunc(all, func(o image.Deployment) bool { // a copy is no other release
+		return slices.Contains(failed, o.ID) && keyOf(o.Releases) == keyOf(d.Releases)
+	})
+}
+
+// failedReleases are those that came with a deployment that failed, and are not live.
+func (n *Node) failedReleases(p *place) (out []image.Release) {
+	failed := p.img.Failed()
+	if len(failed) == 0 {
+		return nil
+	}
+	live, _ := p.img.Live()
+	all, _ := p.img.List()
+	for _, d := range all {
+		for _, r := range d.Releases {
+			if slices.Contains(failed, d.ID) && !slices.Contains(live.Releases, r) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
 
 // published reports whether product was announced from this home.
 func (n *Node) published(product string) bool {

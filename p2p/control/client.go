@@ -238,9 +238,9 @@ func (c *Client) Verify(ctx context.Context, progress func(p2p.VerifyProgress)) 
 }
 
 // Prune removes what nothing needs any more.
-func (c *Client) Prune(ctx context.Context) (p2p.PruneResult, error) {
+func (c *Client) Prune(ctx context.Context, policy p2p.PrunePolicy) (p2p.PruneResult, error) {
 	var out p2p.PruneResult
-	err := c.post(ctx, "prune", emptyRequest{}, &out)
+	err := c.post(ctx, "prune", policy, &out)
 	return out, err
 }
 

@@ -102,7 +102,7 @@ func TestVerbs(t *testing.T) {
 			{"uncarry again", func() (any, error) { return nil, c.Uncarry(ctx, "b.*") }, "code not-found"},
 			{"apply nothing", func() (any, error) { return c.Apply(ctx, "a") }, "code not-ready"},
 			{"rollback nothing", func() (any, error) { return c.Rollback(ctx, "a") }, "code not-ready"},
-			{"prune", func() (any, error) { return c.Prune(ctx) }, "{1 1000 []}"},
+			{"prune", func() (any, error) { return c.Prune(ctx, p2p.UsualPrune) }, "{1 1000 []}"},
 			{"explain", func() (any, error) { return c.Explain(ctx, "a") }, "[a is in memory.]"},
 			{"explain a stranger", func() (any, error) { return c.Explain(ctx, "zz") }, "code not-found"},
 			{"explain the node", func() (any, error) { return c.Explain(ctx, "") }, "[This node lives in memory.]"},

@@ -68,7 +68,7 @@ type Node interface {
 	// Verify hashes everything again and repairs what it can. The progress function is called from one goroutine at a time.
 	Verify(ctx context.Context, progress func(p2p.VerifyProgress)) (p2p.VerifyResult, error)
 	// Prune removes what nothing needs any more.
-	Prune(ctx context.Context) (p2p.PruneResult, error)
+	Prune(ctx context.Context, policy p2p.PrunePolicy) (p2p.PruneResult, error)
 	// Export writes releases to a stick, and Import takes what one has. Both end with ctx, and have a result with an error too. The
 	// progress function is called from one goroutine at a time.
 	Export(ctx context.Context, o p2p.ExportOptions, progress func(p2p.StickProgress)) (p2p.ExportResult, error)

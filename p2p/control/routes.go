@@ -54,8 +54,8 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("POST /v1/rollback", take(s, func(ctx context.Context, in productRequest) (any, error) {
 		return s.node.Rollback(context.WithoutCancel(ctx), in.Product)
 	}))
-	mux.HandleFunc("POST /v1/prune", take(s, func(ctx context.Context, _ emptyRequest) (any, error) {
-		return s.node.Prune(ctx)
+	mux.HandleFunc("POST /v1/prune", take(s, func(ctx context.Context, in p2p.PrunePolicy) (any, error) {
+		return s.node.Prune(ctx, in)
 	}))
 	mux.HandleFunc("POST /v1/verify", s.verify)
 	mux.HandleFunc("POST /v1/export", streamed(s, s.node.Export))

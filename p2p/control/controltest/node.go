@@ -261,7 +261,7 @@ func (n *Node) Verify(ctx context.Context, progress func(p2p.VerifyProgress)) (p
 }
 
 // Prune finds one blob too many.
-func (n *Node) Prune(ctx context.Context) (p2p.PruneResult, error) {
+func (n *Node) Prune(ctx context.Context, _ p2p.PrunePolicy) (p2p.PruneResult, error) {
 	return p2p.PruneResult{Blobs: 1, Bytes: 1000}, ctx.Err()
 }
 
