@@ -289,7 +289,11 @@ func (c *change) prove(ctx context.Context, d image.Deployment) error {
 // fetch waits until the newest release of every product is whole here.
 func (c *change) fetch(ctx context.Context) error {
 	running := false
-	c.n.do(func() { running = c.n.net != nil })
+	c.n.do(func() {
+		if running = c.n.net != nil; running && c.req.Wait {
+			c.n.askAll()
+		}
+	})
 	for c.req.Wait && running {
 		var changed <-chan struct{}
 		var err error
@@ -297,6 +301,9 @@ func (c *change) fetch(ctx context.Context) error {
 		at := ChangeProgress{What: "fetching"}
 		c.n.do(func() {
 			changed = c.n.changed
+			if time.Since(c.began) < firstNews && !c.n.heardAll() {
+				done, at.What = false, "asking the neighbours"
+			}
 			for _, product := range c.products {
 				whole, stuck := c.whole(product, &at)
 				done = done && whole
@@ -317,6 +324,24 @@ func (c *change) fetch(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// firstNews is how long an update waits for a neighbour to be connected, and for their news.
+const firstNews = 3 * time.Second
+
+// heardAll reports whether there is a neighbour, and every one has told what it knows.
+func (n *Node) heardAll() bool {
+	some := false
+	for p, k := range n.net.table.known {
+		if !k.connected {
+			continue
+		}
+		some = true
+		if _, known := n.net.digests[p]; !known || n.ex.running[p] {
+			return false
+		}
+	}
+	return some
 }
 
 // whole says whether the newest release of a product is here, how far it is, and why it will not come.

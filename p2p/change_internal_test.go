@@ -6,13 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"satchel/announce"
 	"satchel/store/image/boot"
 )
 
 // classNode is a node whose root has the product os of a class, and b of content.
-func classNode(t *testing.T, class string) (*Node, func(product string, seq uint64)) {
+func classNode(t *testing.T, class string) (*Node, func(product string, seq uint64, files ...string)) {
 	root, k := newPen(t), newPen(t)
 	one := func(p pen) announce.RoleRule { return announce.RoleRule{Keys: []announce.KeyID{p.id()}, Threshold: 1} }
 	rule := func(product, class string) announce.ProductRule {
@@ -23,9 +24,13 @@ func classNode(t *testing.T, class string) (*Node, func(product string, seq uint
 	env, err := r.Sign(root.PrivateKey)
 	check(t, err)
 	n := openNode(t, Config{}, env)
-	return n, func(product string, seq uint64) {
+	return n, func(product string, seq uint64, files ...string) {
 		t.Helper()
-		publishHere(t, n, k.PrivateKey, announce.Announcement{Product: product, RootVer: 1, Epoch: 1, Seq: seq, Version: fmt.Sprint(seq)}, map[string]string{product: fmt.Sprint(seq)})
+		tree := map[string]string{product: fmt.Sprint(seq)}
+		for _, name := range files {
+			tree[name] = product
+		}
+		publishHere(t, n, k.PrivateKey, announce.Announcement{Product: product, RootVer: 1, Epoch: 1, Seq: seq, Version: fmt.Sprint(seq)}, tree)
 	}
 }
 
@@ -134,5 +139,36 @@ func TestConfirmIsCut(t *testing.T) {
 	}
 	if s.Trial == "" {
 		t.Error("the trial is over")
+	}
+}
+
+// Two products with one path in both are laid down no more often than patience allows, and the reason shows.
+func TestConflictShows(t *testing.T) {
+	n, publish := classNode(t, announce.ClassContent)
+	img := t.TempDir()
+	for _, product := range []string{"os", "b"} {
+		check(t, n.Follow(product, img))
+	}
+	publish("os", 1)
+	_, err := n.Change(t.Context(), ChangeRequest{Image: img}, nil)
+	check(t, err)
+	publish("b", 1, "os")
+	runNode(t, n)
+	until(t, "the conflict", func() bool {
+		s := n.productStatus("b")
+		return s.State == StateFailed && s.Error != ""
+	})
+	patience, again := time.Duration(0), 0
+	n.do(func() { patience = n.places[img].patience })
+	for range 20 {
+		n.do(func() {
+			n.advanceAll()
+			if n.places[img].job != nil {
+				again++
+			}
+		})
+	}
+	if patience == 0 || again > 0 {
+		t.Errorf("tried %d times again, patience %v", again, patience)
 	}
 }

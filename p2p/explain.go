@@ -62,7 +62,7 @@ func explainHold(s *Status) []string {
 	if s.Hold.Reason != "" {
 		why = " (" + s.Hold.Reason + ")"
 	}
-	return []string{fmt.Sprintf("A hold is on for %s%s: nothing is applied. \"satchel hold --end\" ends it.", (time.Duration(s.Hold.Left) * time.Second).Round(time.Minute), why)}
+	return []string{fmt.Sprintf("A hold is on for %s%s: nothing is applied. \"satchel hold --end\" ends it.", (time.Duration(s.Hold.Left) * time.Second).Round(time.Second), why)}
 }
 
 // explainTrust says what is odd about the root, the clock and the timestamps.

@@ -167,7 +167,10 @@ func (n *Node) ActivateDeployment(ctx context.Context, dir, id string) (res Chan
 		}
 		live, _ := p.img.Live()
 		res = ChangeResult{Image: p.dir, When: WhenNothing, Deployment: d.ID, Before: live.ID, Local: localChanges(d), Releases: n.releases(d), Was: n.releases(live)}
-		if live.ID == d.ID {
+		if live.ID == d.ID { // a person who says so wants no other one at the next boot
+			if _, armed := p.img.Trial(); armed {
+				return imageErrorOrNil(p.dir, p.img.Unarm())
+			}
 			return nil
 		}
 		if err := n.db.put("left", p.dir, []byte(keyOf(live.Releases))); err != nil {
@@ -193,6 +196,13 @@ func (n *Node) beside(dir string, f func(p *place) error) error {
 		n.touch()
 	})
 	return f(c.p)
+}
+
+func imageErrorOrNil(dir string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return imageError(dir, err)
 }
 
 func deploymentError(dir string, err error) error {

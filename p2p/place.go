@@ -65,7 +65,9 @@ func (n *Node) openPlace(p *place) error {
 		return err
 	}
 	p.img = img
-	p.calm()
+	if p.about == "" { // what it was about is over; other trouble is not
+		p.calm()
+	}
 	return nil
 }
 

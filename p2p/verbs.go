@@ -326,16 +326,21 @@ func (n *Node) Check(context.Context) error {
 		for _, p := range n.places {
 			p.retryAt = time.Time{}
 		}
-		now := time.Now()
-		for p, k := range n.net.table.known {
-			if k.connected {
-				n.ex.next[p] = now
-				n.repeatExchange(p, now)
-			}
-		}
+		n.askAll()
 		n.advanceAll()
 		return nil
 	})
+}
+
+// askAll begins an exchange with every connected neighbour.
+func (n *Node) askAll() {
+	now := time.Now()
+	for p, k := range n.net.table.known {
+		if k.connected {
+			n.ex.next[p] = now
+			n.repeatExchange(p, now)
+		}
+	}
 }
 
 // Wait returns when the release seq of product (0: the newest known, and at least one) or a newer one is
