@@ -112,33 +112,44 @@ func (c *change) begin() error {
 // occupy opens the image and keeps others from changing it.
 func (c *change) occupy() error {
 	n := c.n
-	dir, err := c.dir()
-	if err != nil {
-		return err
-	}
-	if err := n.mayHoldImage(dir); err != nil {
-		return err
-	}
-	if len(c.req.Install) == 0 { // which may begin an image
-		if err := n.isImage(dir); err != nil {
-			return err
-		}
-	}
 	if n.pruning {
 		return fail(CodeConflict, "try again when it is done", errors.New("the store is being pruned"))
 	}
-	p := n.placeAt(dir)
-	if p.busy {
-		return errBusy(dir)
-	}
-	n.use(p)
-	if err := n.openPlace(p); err != nil {
-		n.unuse(p)
+	p, err := n.takeImage(c.req.Image, c.req.Products, len(c.req.Install) > 0)
+	if err != nil {
 		return err
+	}
+	if p.busy {
+		n.unuse(p)
+		return errBusy(p.dir)
 	}
 	p.busy, c.p = true, p
 	n.wg.Add(1) // a node that is closed waits for the end
 	return nil
+}
+
+// takeImage opens the image that is meant, for use until unuse. It need not be one that products are followed into; begin says that it
+// need not be there yet.
+func (n *Node) takeImage(dir string, products []string, begin bool) (*place, error) {
+	dir, err := n.imageDir(dir, products)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.mayHoldImage(dir); err != nil {
+		return nil, err
+	}
+	if !begin {
+		if err := n.isImage(dir); err != nil {
+			return nil, err
+		}
+	}
+	p := n.placeAt(dir)
+	n.use(p)
+	if err := n.openPlace(p); err != nil {
+		n.unuse(p)
+		return nil, err
+	}
+	return p, nil
 }
 
 func errBusy(dir string) error {
@@ -156,14 +167,14 @@ func (n *Node) isImage(dir string) error {
 	return nil
 }
 
-// dir is the directory of the image that is meant.
-func (c *change) dir() (string, error) {
-	if c.req.Image != "" {
-		return cleanDir(c.req.Image)
+// imageDir is the directory of the image that is meant: dir, else the one that products are followed into, else the only one.
+func (n *Node) imageDir(dir string, products []string) (string, error) {
+	if dir != "" {
+		return cleanDir(dir)
 	}
 	found := map[string]bool{}
-	for _, l := range c.n.lines {
-		if l.place != nil && (len(c.req.Products) == 0 || slices.Contains(c.req.Products, l.product)) {
+	for _, l := range n.lines {
+		if l.place != nil && (len(products) == 0 || slices.Contains(products, l.product)) {
 			found[l.place.dir] = true
 		}
 	}
@@ -172,8 +183,8 @@ func (c *change) dir() (string, error) {
 			return dir, nil
 		}
 	}
-	if len(c.req.Products) > 0 && len(found) == 0 {
-		product := c.req.Products[0]
+	if len(products) > 0 && len(found) == 0 {
+		product := products[0]
 		return "", fail(CodeNotFound, "follow it first: satchel follow "+product+" --image DIR", fmt.Errorf("%s is not followed", product))
 	}
 	return "", fail(CodeBadInput, `name it: --image DIR, or -R DIR for another disk; "satchel status" lists the images`,
@@ -209,9 +220,6 @@ func (c *change) choose(live image.Deployment) error {
 	for _, product := range c.req.Install {
 		if !slices.Contains(all, product) {
 			all = append(all, product)
-		}
-		if err := c.n.mayFollow(product, c.p.dir); err != nil {
-			return err
 		}
 	}
 	for _, product := range all {
@@ -414,15 +422,15 @@ func (c *change) stage(ctx context.Context) (d image.Deployment, err error) {
 		var running *job
 		var ok bool
 		err := n.call(func() error {
-			live, _ := c.p.img.Live()
-			if !c.req.Converge && keyOf(live.Releases) == keyOf(c.want) {
-				d, ok = live, true
-				return nil
-			}
 			if !c.req.Converge {
-				if d, ok = deployed(c.p.img, c.want); ok {
-					return nil
+				if d, _ = c.p.img.Live(); keyOf(d.Releases) == keyOf(c.want) {
+					ok = true
+				} else {
+					d, ok = deployed(c.p.img, c.want)
 				}
+			}
+			if ok {
+				return nil
 			}
 			if running = c.p.job; running == nil {
 				running = n.startStage(c.p, c.want, c.req.Converge)

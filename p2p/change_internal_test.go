@@ -34,6 +34,20 @@ func classNode(t *testing.T, class string) (*Node, func(product string, seq uint
 	}
 }
 
+// appliedTwice is classNode with an image of os, of which two releases were applied one after the other.
+func appliedTwice(t *testing.T, class string) (n *Node, img string, publish func(product string, seq uint64, files ...string)) {
+	t.Helper()
+	n, publish = classNode(t, class)
+	img = t.TempDir()
+	check(t, n.Follow("os", img))
+	for seq := uint64(1); seq <= 2; seq++ {
+		publish("os", seq)
+		_, err := n.Apply(t.Context(), "os")
+		check(t, err)
+	}
+	return n, img, publish
+}
+
 // A node that ends just before the switch leaves everything as it was.
 func TestStopBeforeTheSwitch(t *testing.T) {
 	for _, class := range []string{announce.ClassSystem, announce.ClassContent} {
@@ -74,14 +88,7 @@ func TestStopBeforeStaging(t *testing.T) {
 
 // Prune, roll back, and a second change keep away from an image that is being changed.
 func TestOneChangeAtATime(t *testing.T) {
-	n, publish := classNode(t, announce.ClassContent)
-	img := t.TempDir()
-	check(t, n.Follow("os", img))
-	for seq := uint64(1); seq <= 2; seq++ {
-		publish("os", seq)
-		_, err := n.Apply(t.Context(), "os")
-		check(t, err)
-	}
+	n, img, publish := appliedTwice(t, announce.ClassContent)
 	publish("os", 3)
 	tried := false
 	_, err := n.Change(t.Context(), ChangeRequest{Image: img}, func(p ChangeProgress) {
@@ -106,14 +113,7 @@ func TestOneChangeAtATime(t *testing.T) {
 
 // That the checks of a trial did not come to an end says nothing of the trial.
 func TestConfirmIsCut(t *testing.T) {
-	n, publish := classNode(t, announce.ClassSystem)
-	img := t.TempDir()
-	check(t, n.Follow("os", img))
-	for seq := uint64(1); seq <= 2; seq++ {
-		publish("os", seq)
-		_, err := n.Apply(t.Context(), "os")
-		check(t, err)
-	}
+	n, img, _ := appliedTwice(t, announce.ClassSystem)
 	home := n.cfg.Home
 	check(t, n.Close())
 	_, err := boot.Select(img, "")

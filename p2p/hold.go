@@ -71,12 +71,7 @@ const maxHold = 7 * 24 * time.Hour
 const maxWhy = 512
 
 // held is the hold that is on.
-func (n *Node) held() (h hold, on bool) {
-	if !n.db.getJSON("meta", "hold", &h) {
-		return h, false
-	}
-	return h, n.count.now().Up < h.Until
-}
+func (n *Node) held() (h hold, on bool) { return n.hold, n.count.now().Up < n.hold.Until }
 
 // Hold keeps live trees as they are until a time, at most a week from now; a time that is past ends it. Releases are fetched
 // and laid down all the same, and a person can still go back.
@@ -93,11 +88,14 @@ func (n *Node) Hold(_ context.Context, until time.Time, why string) error {
 			if err := n.db.delete("meta", "hold"); err != nil {
 				return err
 			}
+			n.hold = hold{}
 			n.advanceAll()
 		default:
-			if err := n.db.putJSON("meta", "hold", hold{now.Up + int64((left+time.Second-1)/time.Second), until, why}); err != nil {
+			h := hold{now.Up + int64((left+time.Second-1)/time.Second), until, why}
+			if err := n.db.putJSON("meta", "hold", h); err != nil {
 				return err
 			}
+			n.hold = h
 		}
 		n.touch()
 		return nil

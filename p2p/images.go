@@ -50,14 +50,6 @@ func (n *Node) Images() (out []ImageStatus, err error) {
 	out = []ImageStatus{}
 	err = n.call(func() error {
 		for _, p := range n.places {
-			if p.img == nil {
-				s := ImageStatus{Image: p.dir, Policy: n.policyFor(p.dir), Follows: n.followedInto(p), Deployments: []DeploymentStatus{}}
-				if p.err != nil {
-					s.Error = p.err.Error()
-				}
-				out = append(out, s)
-				continue
-			}
 			s, err := n.imageStatus(p)
 			if err != nil {
 				return err
@@ -74,6 +66,12 @@ func (n *Node) imageStatus(p *place) (ImageStatus, error) {
 	s := ImageStatus{Image: p.dir, Policy: n.policyFor(p.dir), Follows: n.followedInto(p), Deployments: []DeploymentStatus{}}
 	if s.Follows == nil {
 		s.Follows = []string{}
+	}
+	if p.img == nil {
+		if p.err != nil {
+			s.Error = p.err.Error()
+		}
+		return s, nil
 	}
 	id := func(d image.Deployment, ok bool) string { return d.ID }
 	s.Live, s.Previous, s.Trial, s.Booted = id(p.img.Live()), id(p.img.Previous()), id(p.img.Trial()), id(p.img.Booted())
@@ -169,7 +167,7 @@ func (n *Node) ActivateDeployment(ctx context.Context, dir, id string) (res Chan
 		res = ChangeResult{Image: p.dir, When: WhenNothing, Deployment: d.ID, Before: live.ID, Local: localChanges(d), Releases: n.releases(d), Was: n.releases(live)}
 		if live.ID == d.ID { // a person who says so wants no other one at the next boot
 			if _, armed := p.img.Trial(); armed {
-				return imageErrorOrNil(p.dir, p.img.Unarm())
+				return deploymentError(p.dir, p.img.Unarm())
 			}
 			return nil
 		}
@@ -196,13 +194,6 @@ func (n *Node) beside(dir string, f func(p *place) error) error {
 		n.touch()
 	})
 	return f(c.p)
-}
-
-func imageErrorOrNil(dir string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return imageError(dir, err)
 }
 
 func deploymentError(dir string, err error) error {

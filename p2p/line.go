@@ -88,9 +88,10 @@ func (j *job) end() {
 	}
 }
 
-// restoreLines reads follows and carries from state.db. Nothing is begun before the node runs or is told to: to ask for its status
+// restoreLines reads follows, carries and a hold from state.db. Nothing is begun before the node runs or is told to: to ask for its status
 // changes nothing.
 func (n *Node) restoreLines() {
+	n.db.getJSON("meta", "hold", &n.hold)
 	n.db.all("carries", func(pattern string, _ []byte) { n.carries[pattern] = true })
 	n.db.all("follows", func(product string, dir []byte) { n.line(product).place = n.placeAt(string(dir)) })
 	for _, p := range n.places {

@@ -63,7 +63,8 @@ type Node struct {
 	stampErr  error // why the last timestamp was not signed
 	lines     map[string]*line
 	places    map[string]*place // by directory
-	holding   bool              // a hold was on when it was looked at last
+	hold      hold              // as in state.db
+	holding   bool              // it was on when it was looked at last
 	carries   map[string]bool
 	sessions  map[cid.Cid]*fetch.Session
 	net       *running

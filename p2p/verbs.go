@@ -61,7 +61,7 @@ func (n *Node) Follow(product, dir string) error {
 }
 
 func (n *Node) follow(product, dir string) error {
-	if err := n.mayFollow(product, dir); err != nil {
+	if err := n.mayHoldImage(dir); err != nil {
 		return err
 	}
 	l := n.line(product)
@@ -95,16 +95,6 @@ func (n *Node) moveTo(l *line, p *place) {
 		old.job.end()
 		n.tidy(old)
 	}
-}
-
-// mayFollow says why a product cannot be followed into dir, or nil.
-func (n *Node) mayFollow(product, dir string) error {
-	if l := n.lines[product]; l != nil && l.place != nil && l.place.dir != dir {
-		if p := n.places[dir]; p != nil && p.busy {
-			return nil // another disk's image is changed for once
-		}
-	}
-	return n.mayHoldImage(dir)
 }
 
 // mayHoldImage says why dir cannot be an image directory, or nil.
@@ -466,22 +456,11 @@ func (n *Node) RollbackImage(_ context.Context, dir string) (out ChangeResult, e
 // withImage runs f, on the node's goroutine, with the image in dir open.
 func (n *Node) withImage(dir string, f func(p *place) error) error {
 	return n.call(func() error {
-		dir, err := (&change{n: n, req: ChangeRequest{Image: dir}}).dir()
+		p, err := n.takeImage(dir, nil, false)
 		if err != nil {
 			return err
 		}
-		if err := n.mayHoldImage(dir); err != nil {
-			return err
-		}
-		if err := n.isImage(dir); err != nil {
-			return err
-		}
-		p := n.placeAt(dir)
-		n.use(p)
 		defer n.unuse(p)
-		if err := n.openPlace(p); err != nil {
-			return err
-		}
 		return f(p)
 	})
 }
